@@ -1,0 +1,88 @@
+"""Settings, from arguments, `HYPERPLUG_*` environment variables and defaults."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperplug.errors import ConfigError
+from hyperplug.naming import DEFAULT_NAMESPACE, check_name
+
+DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where things are and which models to use.
+
+    Attributes:
+        home: data folder: the default SQLite registry and the adapter library.
+        cache: folder for what can be made again (prepared base models).
+        registry_url: SQLAlchemy URL.
+        base: hub id or folder of the base model.
+        hypernet: path of a hypernetwork checkpoint; None picks the shipped one.
+        embedder: hub id, folder or packaged name of the text encoder.
+        namespace: the tenant to work in.
+    """
+
+    home: Path
+    cache: Path
+    registry_url: str
+    base: str = DEFAULT_BASE
+    hypernet: Path | None = None
+    embedder: str = DEFAULT_EMBEDDER
+    namespace: str = DEFAULT_NAMESPACE
+
+    @property
+    def library(self) -> Path:
+        """The folder in which adapters are published."""
+        return self.home / "library"
+
+
+def load_settings(
+    *,
+    registry_url: str | None = None,
+    home: str | os.PathLike[str] | None = None,
+    base: str | None = None,
+    hypernet: str | os.PathLike[str] | None = None,
+    namespace: str | None = None,
+) -> Settings:
+    """Returns the settings in force: an argument beats its variable beats the default.
+
+    Variables: HYPERPLUG_HOME, HYPERPLUG_CACHE, HYPERPLUG_REGISTRY, HYPERPLUG_BASE,
+    HYPERPLUG_HYPERNET, HYPERPLUG_EMBEDDER, HYPERPLUG_NAMESPACE.
+
+    Raises:
+        ConfigError: for a checkpoint that is not there.
+        InvalidNameError: for an illegal namespace.
+    """
+    import platformdirs
+
+    env = os.environ
+    home_folder = _absolute(home or env.get("HYPERPLUG_HOME") or platformdirs.user_data_dir("hyperplug"))
+    cache = _absolute(env.get("HYPERPLUG_CACHE") or platformdirs.user_cache_dir("hyperplug"))
+    checkpoint = hypernet or env.get("HYPERPLUG_HYPERNET") or None
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise ConfigError(
+            f"hypernetwork checkpoint {str(checkpoint)!r} does not exist",
+            hint="check --hypernet or HYPERPLUG_HYPERNET; unset it to use the shipped one",
+        )
+    return Settings(
+        home=home_folder,
+        cache=cache,
+        registry_url=registry_url
+        or env.get("HYPERPLUG_REGISTRY")
+        or f"sqlite:///{home_folder / 'registry.db'}",
+        base=base or env.get("HYPERPLUG_BASE") or DEFAULT_BASE,
+        hypernet=_absolute(checkpoint) if checkpoint is not None else None,
+        embedder=env.get("HYPERPLUG_EMBEDDER") or DEFAULT_EMBEDDER,
+        namespace=check_name(
+            namespace or env.get("HYPERPLUG_NAMESPACE") or DEFAULT_NAMESPACE, kind="namespace"
+        ),
+    )
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(path).expanduser().absolute()

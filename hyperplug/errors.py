@@ -1,0 +1,151 @@
+"""Every error hyperplug raises on purpose.
+
+HyperplugError
+ ├─ ConfigError               a setting, URL or file argument is unusable
+ │   └─ MissingExtraError     an optional package is not installed
+ ├─ InvalidNameError          a task, adapter or namespace name breaks the grammar
+ ├─ InvalidDescriptionError   a description is empty, too long or not text
+ ├─ InvalidTaskFileError      a task or examples file holds bad lines
+ ├─ NotFoundError
+ │   ├─ TaskNotFoundError
+ │   └─ AdapterNotFoundError
+ ├─ DuplicateTaskError        the name is taken by another description
+ ├─ NovelTaskError            nothing near, and the policy says not to go on
+ ├─ RegistryError             the registry cannot be reached, read or written
+ │   └─ SchemaVersionError    its schema is older or newer than this code
+ ├─ InvalidAdapterError       adapter weights or their folder are unusable
+ │   └─ CorruptAdapterError   stored bytes no longer match their digest
+ ├─ BaseModelError            the base model is missing or of an unknown shape
+ │   └─ BaseMismatchError     an adapter or hypernetwork belongs to another base
+ ├─ CheckpointError           a hypernetwork file is missing, damaged or foreign
+ ├─ TrainingError             training cannot start or go on
+ └─ ServerError               the model server did not start or answered wrongly
+"""
+
+from __future__ import annotations
+
+
+class HyperplugError(Exception):
+    """Root of all errors meant for the user: one line of what, one of what to do.
+
+    Attributes:
+        message: what went wrong, with the offending value.
+        hint: what to do about it; may be empty.
+        exit_code: the status with which the command line ends.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class ConfigError(HyperplugError):
+    """A setting, URL or file argument is unusable."""
+
+    exit_code = 2
+
+
+class MissingExtraError(ConfigError):
+    """An optional package is not installed."""
+
+    exit_code = 1
+
+    def __init__(self, package: str, *, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed",
+            hint=f"run: pip install 'hyperplug[{extra}]'",
+        )
+
+
+class InvalidNameError(HyperplugError):
+    """A task, adapter or namespace name breaks the grammar of `hyperplug.naming`."""
+
+    exit_code = 2
+
+
+class InvalidDescriptionError(HyperplugError):
+    """A description is empty, too long or not text."""
+
+    exit_code = 2
+
+
+class InvalidTaskFileError(HyperplugError):
+    """A task or examples file holds bad lines.
+
+    Attributes:
+        problems: one entry a bad line, "line 3: what is wrong".
+    """
+
+    def __init__(self, message: str, *, problems: tuple[str, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class NotFoundError(HyperplugError):
+    """Something asked for by name does not exist."""
+
+
+class TaskNotFoundError(NotFoundError):
+    """No task of that name is registered."""
+
+
+class AdapterNotFoundError(NotFoundError):
+    """No adapter of that name is stored."""
+
+
+class DuplicateTaskError(HyperplugError):
+    """The name is taken by a task with another description."""
+
+
+class NovelTaskError(HyperplugError):
+    """No registered task is near and the caller asked for an error in that case."""
+
+
+class RegistryError(HyperplugError):
+    """The registry cannot be reached, read or written."""
+
+
+class SchemaVersionError(RegistryError):
+    """The registry's schema is older or newer than this code."""
+
+
+class InvalidAdapterError(HyperplugError):
+    """Adapter weights or their folder are unusable.
+
+    Attributes:
+        problems: everything found wrong, one line each.
+    """
+
+    def __init__(self, message: str, *, problems: tuple[str, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class CorruptAdapterError(InvalidAdapterError):
+    """Stored adapter bytes no longer match their digest."""
+
+
+class BaseModelError(HyperplugError):
+    """The base model is missing, unreadable or of an unsupported shape."""
+
+
+class BaseMismatchError(BaseModelError):
+    """An adapter or hypernetwork was made for another base model."""
+
+
+class CheckpointError(HyperplugError):
+    """A hypernetwork checkpoint is missing, damaged or of a foreign format."""
+
+
+class TrainingError(HyperplugError):
+    """Training cannot start or go on."""
+
+
+class ServerError(HyperplugError):
+    """The model server did not start, died, or answered in an unexpected way."""
