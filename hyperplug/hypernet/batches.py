@@ -1,0 +1,143 @@
+"""Batches for training: which tasks and examples a step sees. A function of seed and step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperplug.hypernet.data import IGNORE, TokenSequence
+from hyperplug.hypernet.encoding import MAX_EXAMPLES, EncodedDescription
+
+_LENGTH_STEP = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedTask:
+    """A task ready for training.
+
+    Attributes:
+        examples: embeddings of some of its examples, (k, 2 * embedding); the
+            hypernetwork's input, never the same examples as the step's targets.
+        conditioning: how many leading sequences those are.
+    """
+
+    id: str
+    family: str
+    descriptions: tuple[EncodedDescription, ...]
+    examples: NDArray[np.float32]
+    conditioning: int
+    sequences: tuple[TokenSequence, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one step trains on: T tasks, and for each the same number of sequences.
+
+    Attributes:
+        descriptions: None where the task is to be read from its examples alone.
+        keep: 0 where the generated part is dropped, to train the static part alone, (T,).
+    """
+
+    descriptions: tuple[EncodedDescription | None, ...]
+    examples: tuple[NDArray[np.float32], ...]
+    keep: Tensor
+    sequences: tuple[TokenSequence, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Probabilities and sizes of a step."""
+
+    tasks: int = 8
+    sequences: int = 4
+    static_only: float = 0.15
+    with_examples: float = 0.3
+    examples_only: float = 0.1
+
+
+class Sampler:
+    """Draws steps. Tasks of a step have similar lengths, so that little is padding."""
+
+    def __init__(self, tasks: Sequence[PreparedTask], *, sampling: Sampling, seed: int) -> None:
+        self._sampling = sampling
+        self._seed = seed
+        self._buckets: dict[int, list[PreparedTask]] = {}
+        for task in tasks:
+            lengths = sorted(len(sequence) for sequence in task.sequences[task.conditioning :])
+            bucket = -(-lengths[len(lengths) // 2] // _LENGTH_STEP) * _LENGTH_STEP
+            self._buckets.setdefault(bucket, []).append(task)
+        self._merge_small(sampling.tasks)
+
+    def step(self, number: int) -> Step:
+        """Returns the step of that number; the same for the same seed."""
+        rng = random.Random(f"{self._seed}/{number}")
+        buckets = sorted(self._buckets)
+        weights = [len(self._buckets[bucket]) for bucket in buckets]
+        bucket = rng.choices(buckets, weights)[0]
+        pool = self._buckets[bucket]
+        count = self._sampling.tasks
+        tasks = rng.sample(pool, count) if len(pool) >= count else rng.choices(pool, k=count)
+        drawn = [self._conditioning(rng, task) for task in tasks]
+        sequences: list[TokenSequence] = []
+        for task in tasks:
+            targets = task.sequences[task.conditioning :]
+            fitting = [s for s in targets if len(s) <= bucket] or list(targets)
+            sequences += rng.choices(fitting, k=self._sampling.sequences)
+        keep = [0.0 if rng.random() < self._sampling.static_only else 1.0 for _ in tasks]
+        return Step(
+            descriptions=tuple(description for description, _ in drawn),
+            examples=tuple(examples for _, examples in drawn),
+            keep=torch.tensor(keep),
+            sequences=tuple(sequences),
+        )
+
+    def _conditioning(
+        self, rng: random.Random, task: PreparedTask
+    ) -> tuple[EncodedDescription | None, NDArray[np.float32]]:
+        description = rng.choice(task.descriptions)
+        none = task.examples[:0]
+        if len(task.examples) == 0 or rng.random() >= self._sampling.with_examples:
+            return description, none
+        count = rng.randint(1, min(MAX_EXAMPLES, len(task.examples)))
+        rows = task.examples[rng.sample(range(len(task.examples)), count)]
+        alone = rng.random() < self._sampling.examples_only / self._sampling.with_examples
+        return (None if alone else description), rows
+
+    def _merge_small(self, minimum: int) -> None:
+        """Merges a bucket with fewer tasks than a step holds into the next longer one."""
+        for bucket in sorted(self._buckets):
+            longer = [other for other in sorted(self._buckets) if other > bucket]
+            if longer and len(self._buckets[bucket]) < minimum:
+                self._buckets[longer[0]] += self._buckets.pop(bucket)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """Right-padded sequences and which positions predict an answer token.
+
+    Attributes:
+        token_ids: (rows, length).
+        targets: next-token ids, `IGNORE` elsewhere, (rows, length).
+    """
+
+    token_ids: Tensor
+    targets: Tensor
+
+
+def pad(sequences: Sequence[TokenSequence]) -> TokenBatch:
+    """Returns the sequences as one batch; the answer's tokens are the targets."""
+    length = max(len(sequence) for sequence in sequences)
+    token_ids = torch.zeros(len(sequences), length, dtype=torch.long)
+    targets = torch.full((len(sequences), length), IGNORE, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids = sequence.prompt + sequence.answer
+        token_ids[row, : len(ids)] = torch.tensor(ids)
+        start = len(sequence.prompt) - 1
+        targets[row, start : len(ids) - 1] = torch.tensor(sequence.answer)
+    return TokenBatch(token_ids=token_ids, targets=targets)

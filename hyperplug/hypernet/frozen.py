@@ -1,0 +1,140 @@
+"""The frozen base model as training and evaluation use it: batched LoRA, split layers.
+
+If adapters touch only the upper layers, the lower ones need no backward pass and their
+output for a prompt never changes, so it can be computed once and kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperplug.errors import BaseModelError
+from hyperplug.hypernet.model import LoraBatch
+
+
+class FrozenBase:
+    """A transformers causal language model with batched LoRA on named projections.
+
+    Attributes:
+        split: index of the first adapted layer.
+        can_split: whether lower and upper layers may be run apart (checked numerically).
+    """
+
+    def __init__(self, model: nn.Module, *, target_modules: Sequence[str]) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.device: torch.device = next(model.parameters()).device
+        self.dtype: torch.dtype = next(model.parameters()).dtype
+        self._targets = [model.get_submodule(path) for path in target_modules]
+        self._active: list[LoraBatch] | None = None
+        for slot, module in enumerate(self._targets):
+            module.register_forward_hook(self._hook(slot))
+        self._decoder: Any = getattr(model, str(getattr(model, "base_model_prefix", "model")))
+        self.split = min(layer_index(path) for path in target_modules)
+        self._lower = _part(self._decoder, slice(0, self.split), last=False)
+        self._upper = _part(self._decoder, slice(self.split, None), last=True)
+        self.can_split = self.split > 0 and self._split_is_exact()
+
+    @contextlib.contextmanager
+    def adapted(self, loras: list[LoraBatch]) -> Iterator[None]:
+        """Applies T adapters: rows of a batch are T groups of equal size, in task order."""
+        self._active = [LoraBatch(a=x.a.to(self.dtype), b=x.b.to(self.dtype)) for x in loras]
+        try:
+            yield
+        finally:
+            self._active = None
+
+    @torch.no_grad()
+    def lower(self, token_ids: Tensor) -> Tensor:
+        """Returns the input of the first adapted layer, (rows, length, hidden)."""
+        states: Tensor = self._lower(input_ids=token_ids, use_cache=False).last_hidden_state
+        return states
+
+    def upper(self, states: Tensor) -> Tensor:
+        """Returns the final hidden states from `lower`'s, (rows, length, hidden)."""
+        out: Tensor = self._upper(inputs_embeds=states, use_cache=False).last_hidden_state
+        return out
+
+    def hidden(self, token_ids: Tensor) -> Tensor:
+        """Returns the final hidden states, (rows, length, hidden)."""
+        out: Tensor = self._decoder(input_ids=token_ids, use_cache=False).last_hidden_state
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Returns next-token logits of selected hidden states, (..., vocabulary)."""
+        head: Any = self.model.get_output_embeddings()  # type: ignore[operator]
+        out: Tensor = head(hidden)
+        return out
+
+    def _hook(self, slot: int) -> Any:
+        def add_lora(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if self._active is None:
+                return output
+            lora = self._active[slot]
+            x = inputs[0]  # (T * rows, length, in)
+            grouped = x.reshape(lora.a.shape[0], -1, x.shape[-1])  # (T, rows * length, in)
+            low = torch.bmm(grouped, lora.a.transpose(1, 2))  # (T, rows * length, r)
+            delta = torch.bmm(low, lora.b.transpose(1, 2))  # (T, rows * length, out)
+            return output + delta.reshape(output.shape)
+
+        return add_lora
+
+    @torch.no_grad()
+    def _split_is_exact(self) -> bool:
+        """Returns whether running the layers in two parts gives the whole's result."""
+        token_ids = torch.arange(1, 9, device=self.device)[None]
+        whole = self.hidden(token_ids).float()
+        parts = self.upper(self.lower(token_ids)).float()
+        return bool(torch.allclose(whole, parts, rtol=1e-3, atol=1e-3))
+
+
+def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Returns the transformers model in `folder`.
+
+    Raises:
+        BaseModelError: if transformers cannot load it.
+    """
+    import transformers
+
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError) as exc:
+        raise BaseModelError(
+            f"transformers cannot load {folder}: {str(exc).splitlines()[0]}",
+            hint="check that the folder holds a causal language model",
+        ) from exc
+    moved: nn.Module = model.to(device)
+    return moved
+
+
+def layer_index(module_path: str) -> int:
+    """Returns the layer that a module path belongs to: 3 for "model.layers.3.mlp.up_proj"."""
+    return next(int(part) for part in module_path.split(".") if part.isdigit())
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """Returns bfloat16 where the hardware multiplies matrices in it, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text(encoding="utf-8") if flags.is_file() else ""
+    return torch.bfloat16 if "amx_bf16" in text else torch.float32
+
+
+def _part(decoder: Any, layers: slice, *, last: bool) -> Any:
+    """Returns a view of `decoder` with some of its layers; weights are shared."""
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    part.layers = decoder.layers[layers]
+    if not last:
+        norm = "norm" if hasattr(decoder, "norm") else "final_layer_norm"
+        setattr(part, norm, nn.Identity())
+    return part

@@ -1,0 +1,105 @@
+"""Adapters from descriptions: the hypernetwork in use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hyperplug.adapters.peft_format import pack
+from hyperplug.embedding import Embedder
+from hyperplug.entities import AdapterWeights, BaseModelSpec, Example, HypernetSpec, Thresholds
+from hyperplug.errors import BaseMismatchError, CheckpointError
+from hyperplug.hypernet.checkpoint import Checkpoint, load_checkpoint, shipped_checkpoint
+from hyperplug.hypernet.encoding import (
+    MAX_EXAMPLES,
+    collate,
+    encode_descriptions,
+    encode_examples,
+)
+from hyperplug.hypernet.model import LoraBatch
+
+
+class Generator:
+    """Makes adapters for one base model from descriptions and examples.
+
+    Attributes:
+        spec: identity of the hypernetwork.
+        thresholds: the lookup policy's defaults that were calibrated with it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, embedder: Embedder) -> None:
+        self.spec: HypernetSpec = checkpoint.spec
+        self.thresholds: Thresholds = checkpoint.thresholds
+        self._hypernet = checkpoint.hypernet
+        self._support: NDArray[np.float32] = checkpoint.support.float().numpy()
+        self._embedder = embedder
+        self._lock = threading.Lock()  # one generation at a time: they share the cores
+
+    def support(self, embedding: NDArray[np.float32]) -> float:
+        """Returns the cosine of a task embedding to the nearest training description."""
+        return float(np.max(self._support @ embedding))
+
+    def generate(self, description: str, examples: Sequence[Example] = ()) -> AdapterWeights:
+        """Returns the adapter for a description, in one forward pass.
+
+        The first 16 examples are read; more are ignored. The same input gives the same
+        bytes on the same hardware.
+        """
+        return pack(_slots(self._hypernet.config.target_modules, self.loras(description, examples)),
+                    alpha=float(self.spec.rank))
+
+    def static(self) -> AdapterWeights:
+        """Returns the part of every adapter that does not depend on the task."""
+        with self._lock, torch.inference_mode():
+            loras = self._hypernet.static()
+        return pack(_slots(self._hypernet.config.target_modules, loras), alpha=float(self.spec.rank))
+
+    def loras(self, description: str | None, examples: Sequence[Example] = ()) -> list[LoraBatch]:
+        """Returns the adapter as tensors of a batch of one, one `LoraBatch` a module."""
+        with self._lock, torch.inference_mode():
+            encoded = None if description is None else encode_descriptions(self._embedder, [description])[0]
+            pairs = encode_examples(self._embedder, examples[:MAX_EXAMPLES])
+            task = collate([encoded], [pairs], embedding_size=self._embedder.dimension)
+            loras: list[LoraBatch] = self._hypernet(task)
+        return loras
+
+
+def load_generator(path: Path | None, *, embedder: Embedder, base: BaseModelSpec) -> Generator:
+    """Returns the generator of a checkpoint; None takes the shipped one.
+
+    Raises:
+        CheckpointError: if the file is unusable or was trained with another encoder.
+        BaseMismatchError: if it was trained for another base model.
+    """
+    source = path or shipped_checkpoint()
+    checkpoint = load_checkpoint(source)
+    spec = checkpoint.spec
+    if spec.base_fingerprint != base.fingerprint:
+        raise BaseMismatchError(
+            f"hypernetwork {source.name} was not trained for base model {base.id} "
+            f"(it expects {spec.base_fingerprint[:12]}, this one is {base.fingerprint[:12]})",
+            hint="train one with: hyperplug train-hypernet --base "
+            f"{base.id}, and give it as --hypernet or HYPERPLUG_HYPERNET",
+        )
+    if spec.embedder_id != embedder.id:
+        raise CheckpointError(
+            f"hypernetwork {source.name} reads the text encoder {spec.embedder_id}, "
+            f"not {embedder.id}",
+            hint="set HYPERPLUG_EMBEDDER to that encoder",
+        )
+    return Generator(checkpoint, embedder=embedder)
+
+
+def _slots(
+    paths: Sequence[str], loras: Sequence[LoraBatch]
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Returns the factors of the only task of a batch by module path."""
+    return {
+        path: (lora.a[0].float().numpy(), lora.b[0].float().numpy())
+        for path, lora in zip(paths, loras, strict=True)
+    }

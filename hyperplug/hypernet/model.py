@@ -1,0 +1,256 @@
+"""The hypernetwork: a task's description and examples in, a LoRA for every module out.
+
+    description tokens, examples ── TaskEncoder ── task code z
+    z + slot embedding ── trunk ── mixing coefficients ── atoms ── generated A, B, gate
+    adapter of a slot = [static A; generated A], [static B, gate * generated B]
+
+A slot is one adapted projection of the base model. The static part is an ordinary
+multi-task LoRA that is the same for every task: the floor. The generated part adds what
+the description says. Text-to-LoRA (Charakorn et al., ICML 2025) gave the idea of text in,
+adapter out; the dictionary of atoms keeps the head small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HypernetConfig:
+    """Shape of a hypernetwork; stored in its checkpoint.
+
+    Attributes:
+        target_modules: full paths of the adapted projections, in model order.
+        in_features: their input sizes, in the same order; likewise `out_features`.
+        static_rank: rank of the part shared by all tasks; may be 0.
+        generated_rank: rank of the part made for each task.
+        atoms: dictionary size of each slot, for A and for B.
+        code_size: length of the task code.
+        latents: queries with which the task encoder reads its input.
+        scale: multiplier of both parts, folded into B on export.
+    """
+
+    base_fingerprint: str
+    embedder_id: str
+    embedding_size: int
+    target_modules: tuple[str, ...]
+    in_features: tuple[int, ...]
+    out_features: tuple[int, ...]
+    static_rank: int = 8
+    generated_rank: int = 8
+    atoms: int = 32
+    code_size: int = 256
+    latents: int = 4
+    encoder_layers: int = 2
+    scale: float = 2.0
+
+    @property
+    def rank(self) -> int:
+        """Rank of an exported adapter."""
+        return self.static_rank + self.generated_rank
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> HypernetConfig:
+        """Returns the configuration of `as_dict`'s content."""
+        values = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content.items()
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInput:
+    """A batch of encoded tasks, T of them.
+
+    Attributes:
+        tokens: encoder states of the description, (T, L, embedding); zero where masked.
+        token_mask: True where a token is, (T, L).
+        pooled: sentence embedding of the description, (T, embedding).
+        has_description: True where the description may be read, (T,).
+        examples: embeddings of input and output side by side, (T, k, 2 * embedding).
+        example_mask: True where an example is, (T, k); k may be 0.
+    """
+
+    tokens: Tensor
+    token_mask: Tensor
+    pooled: Tensor
+    has_description: Tensor
+    examples: Tensor
+    example_mask: Tensor
+
+    def to(self, device: torch.device) -> TaskInput:
+        """Returns the batch on `device`."""
+        return TaskInput(**{name: getattr(self, name).to(device) for name in self.__slots__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraBatch:
+    """LoRA factors of one slot for T tasks: A (T, r, in), B (T, out, r), scale folded in."""
+
+    a: Tensor
+    b: Tensor
+
+
+class TaskEncoder(nn.Module):
+    """Reads description tokens and examples into a task code of unit root mean square."""
+
+    def __init__(self, config: HypernetConfig) -> None:
+        super().__init__()
+        size, embedding = config.code_size, config.embedding_size
+        self.from_pooled = nn.Linear(embedding, size)
+        self.from_tokens = nn.Linear(embedding, size)
+        self.from_examples = nn.Sequential(
+            nn.Linear(2 * embedding, size), nn.GELU(), nn.Linear(size, size)
+        )
+        self.kinds = nn.Parameter(torch.zeros(3, size))
+        self.latents = nn.Parameter(torch.zeros(config.latents, size))
+        self.start = nn.Parameter(torch.zeros(1, size))
+        self.reader = nn.TransformerDecoder(
+            nn.TransformerDecoderLayer(
+                size, 4, 2 * size, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            ),
+            config.encoder_layers,
+        )
+        self.to_code = nn.Linear(config.latents * size, size)
+        self.norm = nn.RMSNorm(size, elementwise_affine=False)
+
+    def forward(self, task: TaskInput) -> Tensor:
+        """Returns task codes, (T, code)."""
+        tasks = task.pooled.shape[0]
+        scale = math.sqrt(task.pooled.shape[-1])  # unit vectors have tiny components
+        memory = torch.cat(
+            [
+                self.start.expand(tasks, 1, -1),
+                (self.from_pooled(task.pooled * scale) + self.kinds[0])[:, None],
+                self.from_tokens(task.tokens) + self.kinds[1],
+                self.from_examples(task.examples * scale) + self.kinds[2],
+            ],
+            dim=1,
+        )  # (T, 2 + L + k, code)
+        present = torch.cat(
+            [
+                torch.ones_like(task.has_description)[:, None],
+                task.has_description[:, None],
+                task.token_mask & task.has_description[:, None],
+                task.example_mask,
+            ],
+            dim=1,
+        )  # (T, 2 + L + k)
+        latents = self.latents.expand(tasks, -1, -1)
+        read = self.reader(latents, memory, memory_key_padding_mask=~present)  # (T, latents, code)
+        code: Tensor = self.norm(self.to_code(read.flatten(1)))  # (T, code)
+        return code
+
+
+class Hypernet(nn.Module):
+    """Maps encoded tasks to the LoRA factors of every slot, in one forward pass."""
+
+    def __init__(self, config: HypernetConfig) -> None:
+        super().__init__()
+        self.config = config
+        size, slots = config.code_size, len(config.target_modules)
+        mixing = config.atoms * config.generated_rank
+        self.encoder = TaskEncoder(config)
+        self.slots = nn.Parameter(torch.zeros(slots, size))
+        self.trunk_in = nn.Linear(size, size)
+        self.trunk_out = nn.Sequential(
+            nn.RMSNorm(size), nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size)
+        )
+        self.trunk_norm = nn.RMSNorm(size)
+        self.mix_a = nn.Linear(size, mixing)
+        self.mix_b = nn.Linear(size, mixing)
+        self.gate = nn.Linear(size, 1)
+        pairs = list(zip(config.in_features, config.out_features, strict=True))
+        rank = config.static_rank
+        self.atoms_a = _parameters((config.atoms, inputs) for inputs, _ in pairs)
+        self.atoms_b = _parameters((outputs, config.atoms) for _, outputs in pairs)
+        self.static_a = _parameters((rank, inputs) for inputs, _ in pairs)
+        self.static_b = _parameters((outputs, rank) for _, outputs in pairs)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialises all weights so that every adapter starts at zero with live gradients.
+
+        | weight            | start                        | why                              |
+        |-------------------|------------------------------|----------------------------------|
+        | atoms_a, static_a | normal, rows of length 1     | a projection of the input        |
+        | mix_a             | bias normal / sqrt(atoms)    | A rows of length about 1         |
+        | atoms_b           | normal, columns 1/sqrt(atoms)| directions for B to choose among |
+        | mix_b, static_b   | 0                            | the adapter starts at zero ...   |
+        | gate              | weight 0, bias 1             | ... three quarters open          |
+        | latents, slots …  | normal                       | they must differ                 |
+        """
+        config = self.config
+        for parameter in (*self.atoms_a, *self.static_a):
+            nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
+        for parameter in self.atoms_b:
+            nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[0] * config.atoms))
+        for parameter in self.static_b:
+            nn.init.zeros_(parameter)
+        nn.init.normal_(self.mix_a.weight, std=0.1 / math.sqrt(config.code_size * config.atoms))
+        nn.init.normal_(self.mix_a.bias, std=1 / math.sqrt(config.atoms))
+        nn.init.zeros_(self.mix_b.weight)
+        nn.init.zeros_(self.mix_b.bias)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.ones_(self.gate.bias)
+        for free in (self.slots, self.encoder.latents, self.encoder.kinds, self.encoder.start):
+            nn.init.normal_(free)
+
+    def encode(self, task: TaskInput) -> Tensor:
+        """Returns task codes, (T, code)."""
+        code: Tensor = self.encoder(task)
+        return code
+
+    def decode(self, code: Tensor, *, keep: Tensor | None = None) -> list[LoraBatch]:
+        """Returns the adapter of each code, one `LoraBatch` a slot.
+
+        Args:
+            code: task codes, (T, code).
+            keep: 1 to keep, 0 to drop the generated part of a task, (T,); default all 1.
+        """
+        config = self.config
+        hidden = self.trunk_in(code)[:, None] + self.slots  # (T, slots, code)
+        hidden = self.trunk_norm(hidden + self.trunk_out(hidden))
+        shape = (*hidden.shape[:2], config.generated_rank, config.atoms)
+        mix_a = self.mix_a(hidden).view(shape)  # (T, slots, r, atoms)
+        mix_b = self.mix_b(hidden).view(shape)  # (T, slots, r, atoms)
+        gate = torch.sigmoid(self.gate(hidden))  # (T, slots, 1)
+        if keep is not None:
+            gate = gate * keep[:, None, None]
+        mix_b = mix_b * (gate[..., None] * config.scale)
+        return [self._slot(slot, mix_a[:, slot], mix_b[:, slot]) for slot in range(shape[1])]
+
+    def forward(self, task: TaskInput, *, keep: Tensor | None = None) -> list[LoraBatch]:
+        """Returns the adapters of a batch of encoded tasks."""
+        return self.decode(self.encode(task), keep=keep)
+
+    def static(self) -> list[LoraBatch]:
+        """Returns the shared part alone, as a batch of one task of the full rank."""
+        parameter = next(self.parameters())
+        return self.decode(
+            torch.zeros(1, self.config.code_size, device=parameter.device, dtype=parameter.dtype),
+            keep=torch.zeros(1, device=parameter.device, dtype=parameter.dtype),
+        )
+
+    def _slot(self, slot: int, mix_a: Tensor, mix_b: Tensor) -> LoraBatch:
+        tasks = mix_a.shape[0]
+        a = mix_a @ self.atoms_a[slot]  # (T, r, in)
+        b = self.atoms_b[slot] @ mix_b.transpose(1, 2)  # (T, out, r)
+        static_a = self.static_a[slot].expand(tasks, -1, -1)
+        static_b = (self.static_b[slot] * self.config.scale).expand(tasks, -1, -1)
+        return LoraBatch(a=torch.cat([static_a, a], dim=1), b=torch.cat([static_b, b], dim=2))
+
+
+def _parameters(shapes: Any) -> nn.ParameterList:
+    return nn.ParameterList(nn.Parameter(torch.zeros(shape)) for shape in shapes)

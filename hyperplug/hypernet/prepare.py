@@ -1,0 +1,161 @@
+"""From a corpus to what the trainer needs: chosen projections, tokens, encodings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hyperplug.embedding import Embedder
+from hyperplug.entities import BaseModelSpec, Thresholds
+from hyperplug.errors import BaseModelError, TrainingError
+from hyperplug.hypernet.batches import PreparedTask
+from hyperplug.hypernet.data import CorpusTask, TokenSequence, tokenise
+from hyperplug.hypernet.encoding import (
+    MAX_EXAMPLES,
+    EncodedDescription,
+    encode_descriptions,
+    encode_examples,
+)
+from hyperplug.hypernet.frozen import layer_index
+
+DEFAULT_MODULES = ("q_proj", "v_proj", "o_proj", "down_proj")
+_MAX_DESCRIPTIONS = 8
+_MIN_SEQUENCES = 4
+# A novel description is trusted unless it is farther from the training tasks than this
+# share of validation tasks; a neighbour is trusted if fewer than this share of strangers
+# come as near.
+_SUPPORT_MISS = 0.02
+_NEAR_FALSE = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """Limits on what a prepared task holds.
+
+    Attributes:
+        in_prompt: share of the sequences that carry the description in the prompt.
+    """
+
+    max_tokens: int
+    max_answer_tokens: int
+    examples_per_task: int
+    in_prompt: float
+    seed: int
+
+
+def choose_modules(
+    base: BaseModelSpec, *, modules: Sequence[str] = DEFAULT_MODULES, top_layers: int | None = None
+) -> tuple[str, ...]:
+    """Returns the full paths of the projections to adapt, in model order.
+
+    Args:
+        modules: last parts of their names; if the base model has none of them (it names
+            or fuses its projections otherwise), all its projections are taken.
+        top_layers: how many of the last layers; None for all.
+
+    Raises:
+        BaseModelError: if the base model has no linear projection in numbered layers.
+    """
+    paths = list(base.module_shapes)
+    chosen = [path for path in paths if path.rsplit(".", 1)[-1] in modules] or paths
+    if not chosen:
+        raise BaseModelError(
+            f"base model {base.id} has no linear projections in numbered layers",
+            hint="hyperplug adapts decoder-only transformers",
+        )
+    layers = 1 + max(layer_index(path) for path in chosen)
+    first = 0 if top_layers is None else max(0, layers - top_layers)
+    return tuple(path for path in chosen if layer_index(path) >= first)
+
+
+def prepare_tasks(
+    tasks: Sequence[CorpusTask],
+    *,
+    tokenizer: Any,
+    embedder: Embedder,
+    limits: Preparation,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[PreparedTask]:
+    """Returns the tasks that have enough short sequences, tokenised and encoded.
+
+    Raises:
+        TrainingError: if none has.
+    """
+    prepared: list[PreparedTask] = []
+    for task in tasks:
+        progress(1)
+        rng = random.Random(f"{limits.seed}/{task.id}")
+        sequences = _sequences(task, tokenizer, limits, rng)
+        conditioning = min(MAX_EXAMPLES, len(sequences) // 2)
+        if len(sequences) - conditioning < _MIN_SEQUENCES:
+            continue
+        indices = [int(s.key.rsplit("/", 1)[1].split("#")[0]) for s in sequences[:conditioning]]
+        prepared.append(
+            PreparedTask(
+                id=task.id,
+                family=task.family,
+                descriptions=tuple(
+                    encode_descriptions(embedder, task.descriptions[:_MAX_DESCRIPTIONS])
+                ),
+                examples=encode_examples(embedder, [task.examples[i] for i in indices]),
+                conditioning=conditioning,
+                sequences=tuple(sequences),
+            )
+        )
+    if not prepared:
+        raise TrainingError(
+            f"none of the {len(tasks)} tasks has {_MIN_SEQUENCES} examples within "
+            f"{limits.max_tokens} tokens",
+            hint="raise --max-tokens or give tasks with shorter inputs",
+        )
+    return prepared
+
+
+def calibrate(
+    train: Sequence[PreparedTask], validation: Sequence[PreparedTask]
+) -> Thresholds:
+    """Returns the lookup policy's borders, from tasks that share no dataset with training.
+
+    `near` is the similarity that only 2 % of validation tasks reach to any training task
+    (all of which are other tasks). `support` is the similarity to the nearest training
+    task that 98 % of validation tasks reach.
+    """
+    known = support_vectors(train)
+    strangers = np.array(
+        [
+            max(float(np.max(known @ d.pooled)) for d in task.descriptions[:1])
+            for task in validation
+        ]
+    )
+    near = float(np.quantile(strangers, 1 - _NEAR_FALSE))
+    support = float(np.quantile(strangers, _SUPPORT_MISS))
+    return Thresholds(near=round(near, 3), support=round(support, 3))
+
+
+def support_vectors(train: Sequence[PreparedTask]) -> Any:
+    """Returns the unit vectors of the training descriptions, (n, embedding)."""
+    return np.stack([d.pooled for task in train for d in task.descriptions[:3]])
+
+
+
+
+def _sequences(
+    task: CorpusTask, tokenizer: Any, limits: Preparation, rng: random.Random
+) -> list[TokenSequence]:
+    sizes = {
+        "max_tokens": limits.max_tokens,
+        "max_answer_tokens": limits.max_answer_tokens,
+        "limit": limits.examples_per_task,
+    }
+    stripped = tokenise(tokenizer, task, **sizes)
+    if limits.in_prompt == 0:
+        return stripped
+    told = tokenise(tokenizer, task, description=rng.choice(task.descriptions), **sizes)
+    by_index = {sequence.key.split("#")[0]: sequence for sequence in told}
+    return [
+        by_index.get(s.key, s) if rng.random() < limits.in_prompt else s for s in stripped
+    ]
