@@ -1,0 +1,171 @@
+"""Connections: reads the URL and opens transactions that behave alike on both databases."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from hyperplug.errors import ConfigError, MissingExtraError, RegistryError
+from hyperplug.store.failures import masked, reported
+
+BUSY_TIMEOUT_SECONDS = 20
+CONNECT_TIMEOUT_SECONDS = 10
+_WRITER_LOCK = 0x6879_7065_7270_6C67  # "hyperplg": PostgreSQL advisory locks are integers
+_WRITES = "hyperplug_writes"
+_HINT = "use sqlite:///path/registry.db or postgresql+psycopg://user:password@host/database"
+
+
+def parse_url(url: str) -> URL:
+    """Returns the URL with its driver filled in and, for SQLite, an absolute path.
+
+    Raises:
+        ConfigError: when it is malformed or names another kind of database.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as exc:
+        raise ConfigError(
+            f"registry URL {_without_password(url)!r} is malformed", hint=_HINT
+        ) from exc
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        return parsed.set(drivername="sqlite", database=_sqlite_path(parsed))
+    if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise ConfigError(
+        f"registry URL {masked(parsed)!r}: {parsed.drivername!r} is not supported", hint=_HINT
+    )
+
+
+def _without_password(url: str) -> str:
+    """Returns a text that could not be parsed, less what may be a password in it."""
+    hidden = re.sub(r"://.*@", "://***@", str(url), flags=re.DOTALL)
+    return re.sub(r"(pass\w*=)[^&\s]*", r"\1***", hidden)[:200]
+
+
+def _sqlite_path(url: URL) -> str:
+    database = url.database or ""
+    if database in ("", ":memory:") or database.startswith("file:") or url.host:
+        raise ConfigError(
+            f"registry URL {masked(url)!r} names no file",
+            hint="use sqlite:///relative/path.db or sqlite:////absolute/path.db",
+        )
+    return str(Path(database).expanduser().absolute())
+
+
+def open_engine(url: URL, *, create: bool) -> Engine:
+    """Returns an engine for a URL from `parse_url`; for SQLite the file's folder exists.
+
+    Raises:
+        RegistryError: when the file is not there and must not be made.
+        MissingExtraError: when the PostgreSQL driver is not installed.
+    """
+    if url.get_backend_name() == "sqlite":
+        _prepare_file(Path(str(url.database)), create=create)
+        return _sqlite_engine(url)
+    return _postgres_engine(url)
+
+
+def _prepare_file(path: Path, *, create: bool) -> None:
+    try:
+        if path.is_dir():
+            raise RegistryError(f"registry {path} is a folder", hint="name a file in it")
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.exists():
+            raise RegistryError(
+                f"registry {path} does not exist", hint="check the path, or register a task first"
+            )
+    except OSError as exc:
+        raise RegistryError(
+            f"registry {path}: {exc.strerror or exc}", hint="choose a folder that you may write to"
+        ) from exc
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
+        # The driver must not begin transactions by itself: it would leave schema changes
+        # out of them, and it never says BEGIN IMMEDIATE.
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        _use_wal(connection)
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switches the file to WAL; SQLite's own waiting does not cover that switch."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if "locked" not in str(exc) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _postgres_engine(url: URL) -> Engine:
+    arguments = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "hyperplug"}
+    missing: Mapping[str, Any] = {k: v for k, v in arguments.items() if k not in url.query}
+    try:
+        return create_engine(url, connect_args=dict(missing), pool_pre_ping=True)
+    except ImportError as exc:
+        raise MissingExtraError("psycopg", extra="postgres") from exc
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session that sees one state of the database and writes nothing."""
+    with reported(engine.url), Session(engine, expire_on_commit=False) as session:
+        yield session
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A session that commits at the end, and all or nothing.
+
+    One writer at a time on either database (SQLite knows no other way), so that a look
+    followed by an insert needs no retry.
+    """
+    with reported(engine.url):
+        writer = engine.execution_options(**{_WRITES: True})
+        with Session(writer, expire_on_commit=False) as session, session.begin():
+            lock_writers(session.connection())
+            yield session
+
+
+@contextmanager
+def writing_connection(engine: Engine) -> Iterator[Connection]:
+    """Like `writing`, without the ORM: for migrations."""
+    with reported(engine.url):
+        writer = engine.execution_options(**{_WRITES: True})
+        with writer.begin() as connection:
+            lock_writers(connection)
+            yield connection
+
+
+def lock_writers(connection: Connection) -> None:
+    """Waits for other writers on PostgreSQL; on SQLite, BEGIN IMMEDIATE has done so."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT_SECONDS}s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK})
