@@ -1,0 +1,313 @@
+"""The adapter folders on disk: immutable, content-addressed, published by rename.
+
+A runtime may read a folder at any moment and keeps its path for as long as it runs. So a
+folder appears complete or not at all, its name holds its digest, and it never changes. The
+library is a cache: whatever is missing or damaged is written again from the registry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hyperplug.adapters.peft_format import (
+    CONFIG_FILE,
+    PROVENANCE_FILE,
+    WEIGHTS_FILE,
+    adapter_config,
+    provenance,
+)
+from hyperplug.entities import Adapter
+from hyperplug.errors import ConfigError, CorruptAdapterError, RegistryError
+from hyperplug.naming import adapter_name, check_name, split_adapter_name
+
+_TEMPORARY = ".tmp-"
+_STALE_SECONDS = 3600.0
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
+# What identifies the state of a file without reading it: inode, size, modification time.
+_Signature = tuple[tuple[int, int, int], ...]
+
+
+class Library:
+    """A folder of published adapters, shared by any number of processes and threads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self._lock = threading.Lock()
+        self._verified: dict[Path, _Signature] = {}
+
+    def path(self, adapter: Adapter) -> Path | None:
+        """Returns the adapter's folder if it is published and intact."""
+        folder = self._folder(adapter)
+        return folder if self._is_intact(folder, adapter) else None
+
+    def publish(self, adapter: Adapter, data: bytes, *, base_id: str) -> Path:
+        """Returns the adapter's folder, writing it unless it is there and intact.
+
+        Args:
+            data: its safetensors bytes.
+            base_id: the base model's name, for the PEFT configuration.
+
+        Raises:
+            CorruptAdapterError: if `data` is not what the adapter's digest says.
+            RegistryError: if the folder cannot be written.
+        """
+        folder = self._folder(adapter)
+        if self._is_intact(folder, adapter):
+            return folder
+        _check_digest(adapter, data)
+        files = _files(adapter, data, base_id)
+        with _explained(self.root):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if not self._rename_in(folder, files):
+                self._repair(folder, files, adapter)
+        if not self._is_intact(folder, adapter):
+            raise RegistryError(
+                f"adapter folder {folder} does not hold what was written into it",
+                hint="check the disk; delete the folder and try again",
+            )
+        return folder
+
+    def export(self, adapter: Adapter, data: bytes, folder: Path, *, base_id: str) -> Path:
+        """Returns `folder`, absolute, after writing the adapter into it as a PEFT folder.
+
+        Raises:
+            ConfigError: if `folder` exists and is not empty.
+            CorruptAdapterError: if `data` is not what the adapter's digest says.
+            RegistryError: if it cannot be written.
+        """
+        target = folder.expanduser().absolute()
+        _check_digest(adapter, data)
+        with _explained(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary_folder(target.parent) as temporary:
+                _write_files(temporary, _files(adapter, data, base_id))
+                if not _rename(temporary, target) and not _holds(target, adapter):
+                    raise ConfigError(
+                        f"{target} exists and is not empty", hint="name a new or empty folder"
+                    )
+        return target
+
+    def remove(self, adapter: Adapter) -> None:
+        """Takes the adapter's folder out of sight at once, then deletes it.
+
+        Raises:
+            RegistryError: if it cannot be deleted.
+        """
+        folder = self._folder(adapter)
+        with self._lock:
+            self._verified.pop(folder, None)
+        with _explained(self.root):
+            self._discard(folder)
+
+    def collect_leftovers(self, *, older_than_seconds: float = _STALE_SECONDS) -> int:
+        """Returns how many unfinished folders of killed processes were deleted."""
+        deleted = 0
+        limit = time.time() - older_than_seconds
+        with contextlib.suppress(OSError):
+            for leftover in list(self.root.glob(f"{_TEMPORARY}*")):
+                with contextlib.suppress(OSError):
+                    if leftover.lstat().st_mtime < limit:
+                        _delete(leftover)
+                        deleted += 1
+        return deleted
+
+    def _folder(self, adapter: Adapter) -> Path:
+        """Returns where the adapter belongs; its names come from a database, so are checked."""
+        check_name(adapter.namespace, kind="namespace")
+        if split_adapter_name(adapter.name) is None or adapter.name != adapter_name(
+            adapter.task_name, adapter.digest
+        ):
+            raise CorruptAdapterError(
+                f"adapter name {adapter.name[:100]!r} does not match its task and digest",
+                hint="the registry row is damaged: generate or import the adapter again",
+            )
+        return self.root / adapter.namespace / adapter.name
+
+    def _is_intact(self, folder: Path, adapter: Adapter) -> bool:
+        """Returns whether the folder is complete; reads it only if it changed since."""
+        signature = _signature(folder)
+        if signature is None:
+            return False
+        with self._lock:
+            if self._verified.get(folder) == signature:
+                return True
+        if not _holds(folder, adapter):
+            return False
+        with self._lock:
+            self._verified[folder] = signature
+        return True
+
+    def _rename_in(self, folder: Path, files: Mapping[str, bytes]) -> bool:
+        """Returns whether the folder was put in place; False if something is there."""
+        if os.path.lexists(folder):
+            return False
+        with _temporary_folder(self.root) as temporary:
+            _write_files(temporary, files)
+            return _rename(temporary, folder)
+
+    def _repair(self, folder: Path, files: Mapping[str, bytes], adapter: Adapter) -> None:
+        """Replaces damaged files one by one, so that readers never miss the folder.
+
+        Another process may do the same at the same time: both write the same bytes.
+        """
+        if _holds(folder, adapter):
+            return
+        _refuse_namesake(folder, adapter)
+        if folder.is_symlink() or not folder.is_dir():
+            self._discard(folder)
+            self._rename_in(folder, files)
+            return
+        with _temporary_folder(self.root) as temporary:
+            _write_files(temporary, files)
+            for name in files:
+                if (folder / name).is_dir() and not (folder / name).is_symlink():
+                    self._discard(folder / name)
+                os.replace(temporary / name, folder / name)
+            _sync_folder(folder)
+
+    def _discard(self, path: Path) -> None:
+        aside = self.root / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(aside)
+            _delete(aside)
+
+
+def _refuse_namesake(folder: Path, adapter: Adapter) -> None:
+    """Refuses to take another adapter's damage for ours where eight digits are the same."""
+    with contextlib.suppress(OSError):
+        digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+        if digest != adapter.digest and adapter.name == adapter_name(adapter.task_name, digest):
+            raise RegistryError(
+                f"{folder} already holds another adapter whose digest starts the same",
+                hint="set HYPERPLUG_HOME to another folder, or change the task's description",
+            )
+
+
+def _files(adapter: Adapter, data: bytes, base_id: str) -> dict[str, bytes]:
+    """Returns the folder's content; the configuration comes last, as readers start there."""
+    return {
+        WEIGHTS_FILE: data,
+        PROVENANCE_FILE: _json(provenance(adapter)),
+        CONFIG_FILE: _json(adapter_config(adapter, base_id)),
+    }
+
+
+def _json(values: Mapping[str, object]) -> bytes:
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _check_digest(adapter: Adapter, data: bytes) -> None:
+    if hashlib.sha256(data).hexdigest() != adapter.digest:
+        raise CorruptAdapterError(
+            f"the stored weights of {adapter.name} do not match their digest",
+            hint="generate or import the adapter again",
+        )
+
+
+def _holds(folder: Path, adapter: Adapter) -> bool:
+    """Returns whether the folder holds exactly this adapter, whatever the base is called."""
+    try:
+        weights = (folder / WEIGHTS_FILE).read_bytes()
+        config = json.loads((folder / CONFIG_FILE).read_bytes())
+        origin = json.loads((folder / PROVENANCE_FILE).read_bytes())
+        base_id = config["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return (
+        hashlib.sha256(weights).hexdigest() == adapter.digest
+        and config == adapter_config(adapter, base_id)
+        and isinstance(origin, dict)
+        and origin.get("sha256") == adapter.digest
+        and origin.get("base_fingerprint") == adapter.base_fingerprint
+    )
+
+
+def _signature(folder: Path) -> _Signature | None:
+    """Returns the state of the three files; None if one is missing or is a link."""
+    try:
+        states = [
+            os.stat(folder / name, follow_symlinks=False)
+            for name in (WEIGHTS_FILE, CONFIG_FILE, PROVENANCE_FILE)
+        ]
+    except OSError:
+        return None
+    if folder.is_symlink() or any((state.st_mode & 0o170000) != 0o100000 for state in states):
+        return None
+    return tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yields a new folder beside the final ones; deletes it if it is still there."""
+    # os.mkdir, not tempfile: a published folder must obey the umask, so that a server
+    # that runs as another user can read it.
+    folder = parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        with (folder / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _rename(source: Path, target: Path) -> bool:
+    """Returns whether `source` became `target`; False if something is already there."""
+    try:
+        source.rename(target)
+    except OSError as exc:
+        if exc.errno in _TAKEN:
+            return False
+        raise
+    _sync_folder(target.parent)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns the operating system's errors into ours, with a remedy."""
+    try:
+        yield
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        if exc.errno in _FULL:
+            hint = "free disk space, or set HYPERPLUG_HOME to a folder on another disk"
+        elif exc.errno in _FORBIDDEN:
+            hint = "make it writable, or set HYPERPLUG_HOME to a folder that is"
+        else:
+            hint = "check the path and the disk"
+        raise RegistryError(f"cannot write adapters to {folder}: {reason}", hint=hint) from exc
