@@ -8,15 +8,21 @@ and value is checked here, against the base model, before anything is stored.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hyperplug.adapters.checks import (
+    EXPORT_HINT,
+    Pair,
+    check_keys,
+    check_ranks,
+    check_shapes,
+    check_values,
+    pair_up,
+)
 from hyperplug.adapters.peft_config import (
     MAX_CONFIG_BYTES,
     LoraSettings,
@@ -29,7 +35,6 @@ from hyperplug.adapters.peft_format import (
     WEIGHTS_FILE,
     model_order,
     pack,
-    split_tensor_name,
 )
 from hyperplug.adapters.problems import Problems
 from hyperplug.adapters.safetensors_file import read_tensors
@@ -37,20 +42,12 @@ from hyperplug.entities import AdapterWeights, BaseModelSpec
 from hyperplug.errors import BaseMismatchError
 
 MAX_WEIGHTS_BYTES = 512 * 2**20
-# A layer of a 70 B model has a Frobenius norm of some 200; a useful change is far below.
-MAX_UPDATE_NORM = 1e4
 
 _TOLERATED = frozenset({"README.md", ".gitattributes"})
 _OURS = frozenset({WEIGHTS_FILE, CONFIG_FILE, PROVENANCE_FILE})
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-_EXPORT_HINT = "export it again with PEFT's save_pretrained(safe_serialization=True)"
 _FILES_HINT = "keep only adapter_config.json and adapter_model.safetensors in the folder"
 _SIZE_HINT = "is it an adapter? adapters are far smaller than models"
-_BASE_HINT = "use an adapter of this base model, or --base to name the one it was made for"
-_VALUES_HINT = "the training diverged or the file is damaged: train or export it again"
-
-_Matrix = NDArray[np.float32]
-_Pair = tuple[_Matrix, _Matrix]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +82,10 @@ def validate_bytes(
     if len(data) > MAX_WEIGHTS_BYTES:
         problems.add(_too_large(len(data), MAX_WEIGHTS_BYTES), hint=_SIZE_HINT)
         problems.raise_any()
-    pairs = _pair_up(read_tensors(data), problems)
-    rank = _check_ranks(pairs, problems, max_rank=max_rank)
-    _check_shapes(pairs, problems, base=base)
-    _check_values(pairs, problems, scale=(alpha or rank) / max(rank, 1))
+    pairs = pair_up(read_tensors(data), problems)
+    rank = check_ranks(pairs, problems, max_rank=max_rank)
+    check_shapes(pairs, problems, base=base)
+    check_values(pairs, problems, scale=(alpha or rank) / max(rank, 1))
     problems.raise_any()
     return AdapterWeights(
         data=data,
@@ -116,13 +113,13 @@ def validate_folder(
         raise problems.error()
     _check_base(folder, base=base, fingerprint=origin.base_fingerprint)
     data = _read_file(folder / WEIGHTS_FILE, MAX_WEIGHTS_BYTES, problems)
-    pairs = _pair_up(read_tensors(data), problems)
+    pairs = pair_up(read_tensors(data), problems)
     if origin.sha256 not in (None, hashlib.sha256(data).hexdigest()):
         problems.add(f"{WEIGHTS_FILE} differs from {PROVENANCE_FILE}", hint="copy it again")
-    _check_ranks(pairs, problems, max_rank=max_rank, declared=settings.rank)
-    _check_keys(pairs, settings, problems, base=base)
-    _check_shapes(pairs, problems, base=base)
-    _check_values(pairs, problems, scale=settings.scale)
+    check_ranks(pairs, problems, max_rank=max_rank, declared=settings.rank)
+    check_keys(pairs, settings, problems, base=base)
+    check_shapes(pairs, problems, base=base)
+    check_values(pairs, problems, scale=settings.scale)
     problems.raise_any()
     return AdapterReport(
         weights=_normalise(data, pairs, settings),
@@ -150,7 +147,7 @@ def _list_files(folder: Path, problems: Problems) -> set[str]:
         _check_entry(entry, problems)
     names = {entry.name for entry in entries}
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if name not in names]
-    problems.add_each("missing", missing, hint=_EXPORT_HINT)
+    problems.add_each("missing", missing, hint=EXPORT_HINT)
     problems.raise_any()
     return names
 
@@ -160,7 +157,7 @@ def _check_entry(entry: os.DirEntry[str], problems: Problems) -> None:
     if entry.is_symlink():
         problems.add(f"{name!r} is a symbolic link", hint="copy the folder with cp -rL")
     elif name.endswith(_PICKLES):
-        problems.add(f"{name!r} is a pickle, which can run code", hint=_EXPORT_HINT)
+        problems.add(f"{name!r} is a pickle, which can run code", hint=EXPORT_HINT)
     elif not entry.is_file(follow_symlinks=False):
         problems.add(f"{name!r} is not a regular file", hint=_FILES_HINT)
     elif name not in _OURS and name not in _TOLERATED:
@@ -201,105 +198,7 @@ def _check_base(folder: Path, *, base: BaseModelSpec | None, fingerprint: str | 
         )
 
 
-def _pair_up(tensors: Mapping[str, _Matrix], problems: Problems) -> dict[str, _Pair]:
-    """Returns module to (A, B); notes foreign tensors, half pairs and vectors."""
-    factors: dict[str, dict[str, _Matrix]] = {}
-    foreign: list[str] = []
-    for name, values in tensors.items():
-        parts = split_tensor_name(name)
-        if parts is None or values.ndim != 2:
-            foreign.append(name)
-        else:
-            factors.setdefault(parts[0], {})[parts[1]] = values
-    problems.add_each("tensors that are no LoRA matrices", foreign, hint=_EXPORT_HINT)
-    half = [module for module, found in factors.items() if len(found) != 2]
-    problems.add_each("lora_A or lora_B is missing for", half, hint=_EXPORT_HINT)
-    return {
-        module: (found["A"], found["B"]) for module, found in factors.items() if len(found) == 2
-    }
-
-
-def _check_ranks(
-    pairs: Mapping[str, _Pair], problems: Problems, *, max_rank: int, declared: int | None = None
-) -> int:
-    """Returns the rank of the tensors; notes if they differ or exceed the maximum."""
-    sizes = {size for a, b in pairs.values() for size in (a.shape[0], b.shape[1])}
-    if declared is not None and sizes - {declared}:
-        problems.add(
-            f"adapter_config.json says rank {declared}, the tensors have "
-            f"{', '.join(map(str, sorted(sizes)[:5]))}",
-            hint=_EXPORT_HINT,
-        )
-    elif len(sizes) > 1:
-        problems.add(f"its tensors have several ranks: {sorted(sizes)[:5]}", hint=_EXPORT_HINT)
-    rank = max(sizes, default=0)
-    if rank > max_rank:
-        problems.add(
-            f"rank {rank} is above the maximum of {max_rank}",
-            hint=f"serve and import with --max-lora-rank {rank}, or train a smaller rank",
-        )
-    return rank
-
-
-def _check_keys(
-    pairs: Mapping[str, _Pair],
-    settings: LoraSettings,
-    problems: Problems,
-    *,
-    base: BaseModelSpec | None,
-) -> None:
-    """Compares the modules in the file with those that the configuration asks for."""
-    known = set(base.module_shapes) if base is not None else set(pairs)
-    if settings.targets is not None and base is None:
-        known |= {target for target in settings.targets if "." in target}
-    selected = settings.select(known)
-    if selected is not None:
-        missing, extra = model_order(selected - set(pairs)), model_order(set(pairs) - selected)
-        problems.add_each("tensors are missing for", list(missing), hint=_EXPORT_HINT)
-        extra_known = [module for module in extra if module in known]
-        problems.add_each("tensors outside target_modules", extra_known, hint=_EXPORT_HINT)
-
-
-def _check_shapes(
-    pairs: Mapping[str, _Pair], problems: Problems, *, base: BaseModelSpec | None
-) -> None:
-    """Notes modules that the base model lacks or has in another size."""
-    if base is None:
-        return
-    unknown = [module for module in pairs if module not in base.module_shapes]
-    problems.add_each(f"modules that {base.id} does not have", unknown, hint=_BASE_HINT)
-    wrong: list[str] = []
-    for module, (a, b) in pairs.items():
-        shape = base.module_shapes.get(module)
-        if shape and (a.shape[1], b.shape[0]) != (shape.in_features, shape.out_features):
-            wrong.append(
-                f"{module} is {a.shape[1]}->{b.shape[0]}, the base model has "
-                f"{shape.in_features}->{shape.out_features}"
-            )
-    problems.add_each("wrong shapes", wrong, hint=_BASE_HINT)
-
-
-def _check_values(pairs: Mapping[str, _Pair], problems: Problems, *, scale: float) -> None:
-    """Notes modules whose update is not finite or far larger than any layer."""
-    not_finite, too_large = [], []
-    for module, (a, b) in pairs.items():
-        if not (np.isfinite(a).all() and np.isfinite(b).all()):
-            not_finite.append(module)
-        elif a.shape[0] == b.shape[1] and not scale * _product_norm(a, b) <= MAX_UPDATE_NORM:
-            too_large.append(module)
-    problems.add_each("NaN or infinite values in", not_finite, hint=_VALUES_HINT)
-    problems.add_each("absurdly large weights in", too_large, hint=_VALUES_HINT)
-
-
-def _product_norm(a: _Matrix, b: _Matrix) -> float:
-    """Returns the Frobenius norm of B A without forming it: tr(BᵀB · AAᵀ), rank × rank."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-        squared = float(((wide_b.T @ wide_b) * (wide_a @ wide_a.T)).sum())
-    return math.sqrt(max(squared, 0.0)) if math.isfinite(squared) else math.inf
-
-
-def _normalise(data: bytes, pairs: dict[str, _Pair], settings: LoraSettings) -> AdapterWeights:
+def _normalise(data: bytes, pairs: dict[str, Pair], settings: LoraSettings) -> AdapterWeights:
     """Returns the weights as the registry keeps them.
 
     Bytes stay as they are, so that an export imports as the same adapter, unless rsLoRA's
