@@ -8,17 +8,24 @@ library is a cache: whatever is missing or damaged is written again from the reg
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import secrets
-import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from hyperplug.adapters.folders import (
+    TEMPORARY_PREFIX,
+    delete,
+    explained,
+    rename_folder,
+    sync_folder,
+    temporary_folder,
+    write_files,
+)
 from hyperplug.adapters.peft_format import (
     CONFIG_FILE,
     PROVENANCE_FILE,
@@ -30,11 +37,7 @@ from hyperplug.entities import Adapter
 from hyperplug.errors import ConfigError, CorruptAdapterError, RegistryError
 from hyperplug.naming import adapter_name, check_name, split_adapter_name
 
-_TEMPORARY = ".tmp-"
 _STALE_SECONDS = 3600.0
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 # What identifies the state of a file without reading it: inode, size, modification time.
 _Signature = tuple[tuple[int, int, int], ...]
 
@@ -68,7 +71,7 @@ class Library:
             return folder
         _check_digest(adapter, data)
         files = _files(adapter, data, base_id)
-        with _explained(self.root):
+        with explained(self.root):
             folder.parent.mkdir(parents=True, exist_ok=True)
             if not self._rename_in(folder, files):
                 self._repair(folder, files, adapter)
@@ -89,11 +92,11 @@ class Library:
         """
         target = folder.expanduser().absolute()
         _check_digest(adapter, data)
-        with _explained(target.parent):
+        with explained(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary_folder(target.parent) as temporary:
-                _write_files(temporary, _files(adapter, data, base_id))
-                if not _rename(temporary, target) and not _holds(target, adapter):
+            with temporary_folder(target.parent) as temporary:
+                write_files(temporary, _files(adapter, data, base_id))
+                if not rename_folder(temporary, target) and not _holds(target, adapter):
                     raise ConfigError(
                         f"{target} exists and is not empty", hint="name a new or empty folder"
                     )
@@ -108,7 +111,7 @@ class Library:
         folder = self._folder(adapter)
         with self._lock:
             self._verified.pop(folder, None)
-        with _explained(self.root):
+        with explained(self.root):
             self._discard(folder)
 
     def collect_leftovers(self, *, older_than_seconds: float = _STALE_SECONDS) -> int:
@@ -116,10 +119,10 @@ class Library:
         deleted = 0
         limit = time.time() - older_than_seconds
         with contextlib.suppress(OSError):
-            for leftover in list(self.root.glob(f"{_TEMPORARY}*")):
+            for leftover in list(self.root.glob(f"{TEMPORARY_PREFIX}*")):
                 with contextlib.suppress(OSError):
                     if leftover.lstat().st_mtime < limit:
-                        _delete(leftover)
+                        delete(leftover)
                         deleted += 1
         return deleted
 
@@ -153,9 +156,9 @@ class Library:
         """Returns whether the folder was put in place; False if something is there."""
         if os.path.lexists(folder):
             return False
-        with _temporary_folder(self.root) as temporary:
-            _write_files(temporary, files)
-            return _rename(temporary, folder)
+        with temporary_folder(self.root) as temporary:
+            write_files(temporary, files)
+            return rename_folder(temporary, folder)
 
     def _repair(self, folder: Path, files: Mapping[str, bytes], adapter: Adapter) -> None:
         """Replaces damaged files one by one, so that readers never miss the folder.
@@ -169,19 +172,19 @@ class Library:
             self._discard(folder)
             self._rename_in(folder, files)
             return
-        with _temporary_folder(self.root) as temporary:
-            _write_files(temporary, files)
+        with temporary_folder(self.root) as temporary:
+            write_files(temporary, files)
             for name in files:
                 if (folder / name).is_dir() and not (folder / name).is_symlink():
                     self._discard(folder / name)
                 os.replace(temporary / name, folder / name)
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def _discard(self, path: Path) -> None:
-        aside = self.root / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
+        aside = self.root / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
         with contextlib.suppress(FileNotFoundError):
             path.rename(aside)
-            _delete(aside)
+            delete(aside)
 
 
 def _refuse_namesake(folder: Path, adapter: Adapter) -> None:
@@ -246,68 +249,3 @@ def _signature(folder: Path) -> _Signature | None:
     if folder.is_symlink() or any((state.st_mode & 0o170000) != 0o100000 for state in states):
         return None
     return tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
-
-
-@contextlib.contextmanager
-def _temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yields a new folder beside the final ones; deletes it if it is still there."""
-    # os.mkdir, not tempfile: a published folder must obey the umask, so that a server
-    # that runs as another user can read it.
-    folder = parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        with (folder / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _rename(source: Path, target: Path) -> bool:
-    """Returns whether `source` became `target`; False if something is already there."""
-    try:
-        source.rename(target)
-    except OSError as exc:
-        if exc.errno in _TAKEN:
-            return False
-        raise
-    _sync_folder(target.parent)
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turns the operating system's errors into ours, with a remedy."""
-    try:
-        yield
-    except OSError as exc:
-        reason = exc.strerror or str(exc)
-        if exc.errno in _FULL:
-            hint = "free disk space, or set HYPERPLUG_HOME to a folder on another disk"
-        elif exc.errno in _FORBIDDEN:
-            hint = "make it writable, or set HYPERPLUG_HOME to a folder that is"
-        else:
-            hint = "check the path and the disk"
-        raise RegistryError(f"cannot write adapters to {folder}: {reason}", hint=hint) from exc
