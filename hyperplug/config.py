@@ -61,7 +61,9 @@ def load_settings(
     import platformdirs
 
     env = os.environ
-    home_folder = _absolute(home or env.get("HYPERPLUG_HOME") or platformdirs.user_data_dir("hyperplug"))
+    home_folder = _absolute(
+        home or env.get("HYPERPLUG_HOME") or platformdirs.user_data_dir("hyperplug")
+    )
     cache = _absolute(env.get("HYPERPLUG_CACHE") or platformdirs.user_cache_dir("hyperplug"))
     checkpoint = hypernet or env.get("HYPERPLUG_HYPERNET") or None
     if checkpoint is not None and not Path(checkpoint).is_file():

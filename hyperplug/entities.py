@@ -119,6 +119,16 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDraft:
+    """A task as a user wrote it: nothing is checked yet."""
+
+    name: str
+    description: str
+    examples: tuple[Example, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
     """A task about to be registered; name and description already checked."""
 

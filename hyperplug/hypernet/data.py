@@ -124,9 +124,9 @@ def tokenise(
     prompts = [chat_prompt(tokenizer, e.input, description=description) for e in examples]
     end = tokenizer.eos_token or ""
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    answer_ids = tokenizer(
-        [e.output.strip() + end for e in examples], add_special_tokens=False
-    )["input_ids"]
+    answer_ids = tokenizer([e.output.strip() + end for e in examples], add_special_tokens=False)[
+        "input_ids"
+    ]
     regime = "" if description is None else f"#{zlib.crc32(description.encode()):08x}"
     return [
         TokenSequence(key=f"{task.id}/{index}{regime}", prompt=tuple(prompt), answer=tuple(answer))
@@ -152,8 +152,10 @@ def _parse(content: Any) -> CorpusTask:
     metric = content.get("metric", "exact_match")
     _check(all(isinstance(d, str) and d.strip() for d in descriptions), "an empty description")
     _check(bool(examples), "no examples")
-    _check(all(isinstance(e.input, str) and isinstance(e.output, str) for e in examples),
-           "an example that is not text")
+    _check(
+        all(isinstance(e.input, str) and isinstance(e.output, str) for e in examples),
+        "an example that is not text",
+    )
     _check(metric in METRICS, f"metric {metric!r} is none of {', '.join(METRICS)}")
     return CorpusTask(
         id=str(content["id"]),

@@ -50,19 +50,27 @@ class Generator:
         The first 16 examples are read; more are ignored. The same input gives the same
         bytes on the same hardware.
         """
-        return pack(_slots(self._hypernet.config.target_modules, self.loras(description, examples)),
-                    alpha=float(self.spec.rank))
+        return pack(
+            _slots(self._hypernet.config.target_modules, self.loras(description, examples)),
+            alpha=float(self.spec.rank),
+        )
 
     def static(self) -> AdapterWeights:
         """Returns the part of every adapter that does not depend on the task."""
         with self._lock, torch.inference_mode():
             loras = self._hypernet.static()
-        return pack(_slots(self._hypernet.config.target_modules, loras), alpha=float(self.spec.rank))
+        return pack(
+            _slots(self._hypernet.config.target_modules, loras), alpha=float(self.spec.rank)
+        )
 
     def loras(self, description: str | None, examples: Sequence[Example] = ()) -> list[LoraBatch]:
         """Returns the adapter as tensors of a batch of one, one `LoraBatch` a module."""
         with self._lock, torch.inference_mode():
-            encoded = None if description is None else encode_descriptions(self._embedder, [description])[0]
+            encoded = (
+                None
+                if description is None
+                else encode_descriptions(self._embedder, [description])[0]
+            )
             pairs = encode_examples(self._embedder, examples[:MAX_EXAMPLES])
             task = collate([encoded], [pairs], embedding_size=self._embedder.dimension)
             loras: list[LoraBatch] = self._hypernet(task)

@@ -62,7 +62,7 @@ class HypernetConfig:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> HypernetConfig:
         """Returns the configuration of `as_dict`'s content."""
-        values = {
+        values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in content.items()
         }

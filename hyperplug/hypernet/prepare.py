@@ -16,7 +16,6 @@ from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.data import CorpusTask, TokenSequence, tokenise
 from hyperplug.hypernet.encoding import (
     MAX_EXAMPLES,
-    EncodedDescription,
     encode_descriptions,
     encode_examples,
 )
@@ -115,9 +114,7 @@ def prepare_tasks(
     return prepared
 
 
-def calibrate(
-    train: Sequence[PreparedTask], validation: Sequence[PreparedTask]
-) -> Thresholds:
+def calibrate(train: Sequence[PreparedTask], validation: Sequence[PreparedTask]) -> Thresholds:
     """Returns the lookup policy's borders, from tasks that share no dataset with training.
 
     `near` is the similarity that only 2 % of validation tasks reach to any training task
@@ -126,10 +123,7 @@ def calibrate(
     """
     known = support_vectors(train)
     strangers = np.array(
-        [
-            max(float(np.max(known @ d.pooled)) for d in task.descriptions[:1])
-            for task in validation
-        ]
+        [max(float(np.max(known @ d.pooled)) for d in task.descriptions[:1]) for task in validation]
     )
     near = float(np.quantile(strangers, 1 - _NEAR_FALSE))
     support = float(np.quantile(strangers, _SUPPORT_MISS))
@@ -139,8 +133,6 @@ def calibrate(
 def support_vectors(train: Sequence[PreparedTask]) -> Any:
     """Returns the unit vectors of the training descriptions, (n, embedding)."""
     return np.stack([d.pooled for task in train for d in task.descriptions[:3]])
-
-
 
 
 def _sequences(
@@ -156,6 +148,4 @@ def _sequences(
         return stripped
     told = tokenise(tokenizer, task, description=rng.choice(task.descriptions), **sizes)
     by_index = {sequence.key.split("#")[0]: sequence for sequence in told}
-    return [
-        by_index.get(s.key, s) if rng.random() < limits.in_prompt else s for s in stripped
-    ]
+    return [by_index.get(s.key, s) if rng.random() < limits.in_prompt else s for s in stripped]

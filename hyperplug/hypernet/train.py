@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperplug.embedding import Embedder
 from hyperplug.errors import TrainingError
 from hyperplug.hypernet.batches import PreparedTask, Sampler, Sampling, Step, TokenBatch, pad
 from hyperplug.hypernet.checkpoint import Checkpoint, save_checkpoint, write_atomically
@@ -186,7 +185,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(hash((self.config.seed, self.step)) % 2**31)
         task = self._perturbed(task, generator)
         code = self.hypernet.encode(task)
-        code = code + 0.3 * self.config.noise * torch.randn(code.shape, generator=generator).to(code)
+        code = code + 0.3 * self.config.noise * torch.randn(code.shape, generator=generator).to(
+            code
+        )
         loss = self._loss(self.hypernet.decode(code, keep=step.keep.to(code)), step.sequences)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -201,9 +202,7 @@ class Trainer:
         losses = self.sequence_losses(loras, sequences)
         return losses.mean()
 
-    def sequence_losses(
-        self, loras: list[LoraBatch], sequences: Sequence[TokenSequence]
-    ) -> Tensor:
+    def sequence_losses(self, loras: list[LoraBatch], sequences: Sequence[TokenSequence]) -> Tensor:
         """Returns the mean answer-token loss of each sequence, (rows,)."""
         batch = pad(sequences)
         token_ids = batch.token_ids.to(self.base.device)
@@ -233,7 +232,9 @@ class Trainer:
             for row, state in zip(missing, states, strict=True):
                 fresh[row] = state[: len(sequences[row])].clone()
                 self._remember(sequences[row].key, fresh[row])
-        rows = [fresh[row] if row in fresh else self._cache[s.key] for row, s in enumerate(sequences)]
+        rows = [
+            fresh[row] if row in fresh else self._cache[s.key] for row, s in enumerate(sequences)
+        ]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (rows, length, hidden)
 
     def _remember(self, key: str, state: Tensor) -> None:

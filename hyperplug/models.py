@@ -1,0 +1,67 @@
+"""The frozen models a registry works with, each loaded when it is first needed."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import TYPE_CHECKING
+
+from hyperplug.basemodel import BaseModel, resolve_base
+from hyperplug.config import Settings
+from hyperplug.store import Store
+
+if TYPE_CHECKING:
+    from hyperplug.embedding import Embedder
+    from hyperplug.hypernet.generate import Generator
+
+
+class Models:
+    """Base model, text encoder and hypernetwork of one registry. Safe for threads.
+
+    Their identities are written to the store when they are loaded.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._lock = threading.RLock()
+
+    @property
+    def base(self) -> BaseModel:
+        """The frozen base model. Raises BaseModelError if it is not at hand."""
+        with self._lock:
+            return self._base
+
+    @property
+    def embedder(self) -> Embedder:
+        """The text encoder. Raises ConfigError if it is not at hand."""
+        with self._lock:
+            return self._embedder
+
+    @property
+    def generator(self) -> Generator:
+        """The hypernetwork. Raises CheckpointError or BaseMismatchError if none fits."""
+        with self._lock:
+            return self._generator
+
+    @functools.cached_property
+    def _base(self) -> BaseModel:
+        base = resolve_base(self._settings.base, cache=self._settings.cache)
+        self._store.put_base_model(base.spec)
+        return base
+
+    @functools.cached_property
+    def _embedder(self) -> Embedder:
+        from hyperplug.embedding import load_embedder
+
+        return load_embedder(self._settings.embedder)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        from hyperplug.hypernet.generate import load_generator
+
+        generator = load_generator(
+            self._settings.hypernet, embedder=self._embedder, base=self._base.spec
+        )
+        self._store.put_hypernet(generator.spec)
+        return generator

@@ -1,0 +1,123 @@
+"""Supplies the adapters of tasks: generated once, stored, published as folders."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from hyperplug.adapters.library import Library
+from hyperplug.adapters.validate import validate_bytes, validate_folder
+from hyperplug.entities import Adapter, AdapterWeights, NewAdapter, Origin, Task
+from hyperplug.errors import CorruptAdapterError, HyperplugError
+from hyperplug.models import Models
+from hyperplug.naming import generation_key
+from hyperplug.store import Store
+
+
+class AdapterSupply:
+    """Makes, stores and publishes the adapters of one namespace. Safe for threads."""
+
+    def __init__(self, *, store: Store, library: Library, models: Models, namespace: str) -> None:
+        self._store = store
+        self._library = library
+        self._models = models
+        self._namespace = namespace
+        self._generating = threading.Lock()
+
+    def ensure(self, task: Task) -> Adapter:
+        """Returns the task's current adapter for the base in use, generating the first."""
+        return self.current(task) or self.generate(task)
+
+    def current(self, task: Task) -> Adapter | None:
+        """Returns the task's current adapter for the base in use, if it has one."""
+        fingerprint = self._models.base.spec.fingerprint
+        return self._store.current_adapter(task.id, base_fingerprint=fingerprint)
+
+    def generate(self, task: Task) -> Adapter:
+        """Returns the adapter the present hypernetwork makes of the task; stored once.
+
+        It becomes the task's current adapter.
+        """
+        spec = self._models.generator.spec
+        key = generation_key(
+            task.description,
+            task.examples,
+            hypernet_fingerprint=spec.fingerprint,
+            base_fingerprint=spec.base_fingerprint,
+        )
+        with self._generating:  # the second of two equal requests finds the first's adapter
+            standing = self._store.find_generated(key, namespace=self._namespace)
+            if standing is not None:
+                self._store.set_current(task.id, adapter_id=standing.id)
+                return standing
+            weights = self._models.generator.generate(task.description, task.examples)
+            validate_bytes(weights.data, base=self._models.base.spec, max_rank=weights.rank)
+            return self._store.put_adapter(
+                NewAdapter(
+                    namespace=self._namespace,
+                    task_id=task.id,
+                    task_name=task.name,
+                    weights=weights,
+                    origin=Origin.GENERATED,
+                    base_fingerprint=spec.base_fingerprint,
+                    hypernet_fingerprint=spec.fingerprint,
+                    generation_key=key,
+                )
+            )
+
+    def import_(self, folder: Path, *, task: Task, max_rank: int) -> Adapter:
+        """Stores a PEFT folder as the task's current adapter, after checking all of it."""
+        base = self._models.base.spec
+        report = validate_folder(folder, base=base, max_rank=max_rank)
+        return self._store.put_adapter(
+            NewAdapter(
+                namespace=self._namespace,
+                task_id=task.id,
+                task_name=task.name,
+                weights=report.weights,
+                origin=Origin.IMPORTED,
+                base_fingerprint=base.fingerprint,
+            )
+        )
+
+    def published(self, adapter: Adapter) -> Adapter:
+        """Returns the adapter with the path of its folder, rebuilt from the store if need be."""
+        path = self._library.path(adapter)
+        if path is None:
+            data, base_id = self._bytes(adapter), self._base_id(adapter)
+            path = self._library.publish(adapter, data, base_id=base_id)
+        return replace(adapter, path=path)
+
+    def export(self, adapter: Adapter, folder: Path) -> Path:
+        """Writes the adapter as a plain PEFT folder and returns the folder."""
+        data, base_id = self._bytes(adapter), self._base_id(adapter)
+        return self._library.export(adapter, data, folder, base_id=base_id)
+
+    def _bytes(self, adapter: Adapter) -> bytes:
+        """Returns the adapter's bytes, made again if the stored ones are damaged."""
+        try:
+            return self._store.adapter_bytes(adapter)
+        except CorruptAdapterError:
+            weights = self._again(adapter)
+            if weights is None or weights.digest != adapter.digest:
+                raise
+            self._store.replace_adapter_bytes(adapter, weights.data)
+            return weights.data
+
+    def _again(self, adapter: Adapter) -> AdapterWeights | None:
+        """Returns a generated adapter's weights anew, if its hypernetwork is at hand."""
+        task = self._store.get_task(adapter.task_name, namespace=self._namespace)
+        if adapter.origin is not Origin.GENERATED or task is None:
+            return None
+        try:
+            generator = self._models.generator
+        except HyperplugError:  # it cannot be made again; the corruption is the news
+            return None
+        if generator.spec.fingerprint != adapter.hypernet_fingerprint:
+            return None
+        return generator.generate(task.description, task.examples)
+
+    def _base_id(self, adapter: Adapter) -> str:
+        spec = self._store.get_base_model(adapter.base_fingerprint)
+        return spec.id if spec is not None else ""
