@@ -24,11 +24,11 @@ from hyperplug.hypernet.frozen import layer_index
 DEFAULT_MODULES = ("q_proj", "v_proj", "o_proj", "down_proj")
 _MAX_DESCRIPTIONS = 8
 _MIN_SEQUENCES = 4
-# A novel description is trusted unless it is farther from the training tasks than this
-# share of validation tasks; a neighbour is trusted if fewer than this share of strangers
-# come as near.
+# A novel description is generated for unless it is farther from the training tasks than
+# all but this share of validation tasks; a neighbour is trusted where no more than this
+# share of validation tasks has one of another dataset.
 _SUPPORT_MISS = 0.02
-_NEAR_FALSE = 0.02
+_NEAR_FALSE = 0.025
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,16 +117,16 @@ def prepare_tasks(
 def calibrate(train: Sequence[PreparedTask], validation: Sequence[PreparedTask]) -> Thresholds:
     """Returns the lookup policy's borders, from tasks that share no dataset with training.
 
-    `near` is the similarity that only 2 % of validation tasks reach to any training task
-    (all of which are other tasks). `support` is the similarity to the nearest training
-    task that 98 % of validation tasks reach.
+    `near` is the similarity at which 2.5 % of validation tasks would take a validation
+    task of another family for their own; `support` is the similarity to the nearest
+    training task that 98 % of validation tasks reach.
     """
-    known = support_vectors(train)
-    strangers = np.array(
-        [max(float(np.max(known @ d.pooled)) for d in task.descriptions[:1]) for task in validation]
-    )
-    near = float(np.quantile(strangers, 1 - _NEAR_FALSE))
-    support = float(np.quantile(strangers, _SUPPORT_MISS))
+    first = np.stack([task.descriptions[0].pooled for task in validation])  # (n, embedding)
+    families = np.array([task.family for task in validation])
+    to_others = np.where(families[:, None] == families[None, :], -1.0, first @ first.T)  # (n, n)
+    near = float(np.quantile(to_others.max(axis=1), 1 - _NEAR_FALSE))
+    to_known = (first @ support_vectors(train).T).max(axis=1)  # (n,)
+    support = float(np.quantile(to_known, _SUPPORT_MISS))
     return Thresholds(near=round(near, 3), support=round(support, 3))
 
 
