@@ -48,7 +48,7 @@ def parse_url(url: str) -> URL:
 
 def _without_password(url: str) -> str:
     """Returns a text that could not be parsed, less what may be a password in it."""
-    hidden = re.sub(r"://.*@", "://***@", str(url), flags=re.DOTALL)
+    hidden = re.sub(r"//.*@", "//***@", str(url), flags=re.DOTALL)
     return re.sub(r"(pass\w*=)[^&\s]*", r"\1***", hidden)[:200]
 
 

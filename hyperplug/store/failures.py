@@ -91,7 +91,7 @@ def _hint(error: SQLAlchemyError, cause: str) -> str:
         return _BY_SQLSTATE[sqlstate]
     # libpq gives no SQLSTATE for a refused connection, only the server's or its own words.
     lowered = cause.lower()
-    if "password authentication" in lowered or "no password" in lowered:
+    if any(words in lowered for words in ("password authentication", "no password", 'role "')):
         return _BY_SQLSTATE["28P01"]
     if 'database "' in lowered and "does not exist" in lowered:
         return _BY_SQLSTATE["3D000"]

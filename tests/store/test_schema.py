@@ -1,0 +1,138 @@
+"""Versions of the schema in both databases."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from hyperplug.errors import RegistryError, SchemaVersionError
+from hyperplug.store import open_store, schema
+from hyperplug.store.engine import parse_url
+from hyperplug.store.tables import Row
+from tests.store import worker
+from tests.store.samples import add, execute
+
+LATER = """
+from alembic import op
+import sqlalchemy as sa
+
+revision, down_revision, branch_labels, depends_on = "9999", "{head}", None, None
+
+def upgrade():
+    op.add_column("tasks", sa.Column("later", sa.Integer()))
+    {end}
+"""
+
+
+def later_code(folder: Path, monkeypatch: pytest.MonkeyPatch, *, end: str = "") -> None:
+    """Puts the migrations of a later version of the code in place of today's."""
+    head = schema.head()
+    copy = folder / "100% later"
+    shutil.copytree(schema.migrations_folder(), copy)
+    (copy / "versions" / "9999_later.py").write_text(LATER.format(head=head, end=end))
+    monkeypatch.setattr(schema, "migrations_folder", lambda: copy)
+
+
+def test_opening_an_empty_database_fills_it(url: str) -> None:
+    store = open_store(url)
+    assert store.schema_revision() == schema.head()
+    assert schema.current(url) == schema.head()
+    schema.check(url)
+    store.close()
+
+
+def test_the_migrations_make_the_tables_that_the_code_expects(url: str) -> None:
+    schema.upgrade(url)
+    engine = create_engine(parse_url(url))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": schema.VERSION_TABLE, "compare_type": True}
+        )
+        assert compare_metadata(context, Row.metadata) == []
+    engine.dispose()
+
+
+def test_upgrading_twice_changes_nothing(url: str) -> None:
+    assert schema.upgrade(url) == schema.head()
+    store = open_store(url)
+    task = add(store, "kept")
+    assert schema.upgrade(url) == schema.head()
+    assert store.get_task("kept", namespace="default") == task
+    store.close()
+
+
+def test_processes_that_open_an_empty_database_at_once_all_succeed(url: str) -> None:
+    for process in [worker.start("open", url) for _ in range(3)]:
+        worker.finish(process)
+    schema.check(url)
+
+
+def test_an_empty_database_is_left_alone_unless_asked(url: str) -> None:
+    if url.startswith("sqlite"):
+        Path(str(parse_url(url).database)).touch()
+    with pytest.raises(RegistryError, match=r"is empty.*hyperplug db upgrade"):
+        open_store(url, create=False)
+    assert schema.current(url) is None
+
+
+def test_a_missing_file_is_not_made_unless_asked(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="does not exist"):
+        open_store(f"sqlite:///{tmp_path}/sub/none.db", create=False)
+    assert list(tmp_path.iterdir()) == []
+    open_store(f"sqlite:///{tmp_path}/sub/none.db").close()
+    assert (tmp_path / "sub" / "none.db").is_file()
+
+
+def test_an_older_schema_is_refused_until_upgraded(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(url)
+    task = add(store, "kept")
+    store.close()
+    later_code(tmp_path, monkeypatch)
+    for opening in (open_store, schema.check):
+        with pytest.raises(SchemaVersionError, match=r"older than '9999'.*hyperplug db upgrade"):
+            opening(url)
+    assert schema.upgrade(url) == "9999"
+    store = open_store(url)
+    assert store.list_tasks(namespace="default") == [task]
+    store.close()
+
+
+def test_a_newer_schema_is_refused(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        later_code(tmp_path, patched)
+        schema.upgrade(url)
+    for opening in (open_store, schema.check, schema.upgrade):
+        with pytest.raises(SchemaVersionError, match=r"'9999', newer than.*upgrade hyperplug"):
+            opening(url)
+    assert schema.current(url) == "9999"
+
+
+def test_a_migration_that_fails_changes_nothing(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(url).close()
+    before = schema.head()
+    with monkeypatch.context() as patched:
+        later_code(tmp_path, patched, end='op.execute("SELECT * FROM no_such_thing")')
+        with pytest.raises(RegistryError, match="no_such_thing"):
+            schema.upgrade(url)
+    assert schema.current(url) == before
+    open_store(url).close()
+
+
+@pytest.mark.parametrize("table", ["customers", "alembic_version"])
+def test_a_foreign_database_is_refused_and_left_alone(url: str, table: str) -> None:
+    execute(url, f"CREATE TABLE {table} (id integer)")
+    for opening in (open_store, schema.check, schema.upgrade, schema.current):
+        with pytest.raises(RegistryError, match=f"not a hyperplug registry; it holds {table}"):
+            opening(url)
+    assert execute(url, f"SELECT * FROM {table}") == []
