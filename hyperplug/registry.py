@@ -195,7 +195,7 @@ class Registry:
     def list_tasks(
         self, *, tag: str | None = None, limit: int | None = None, offset: int = 0
     ) -> list[Task]:
-        """Returns tasks by name."""
+        """Returns tasks, the first registered first."""
         return self.store.list_tasks(namespace=self._namespace, tag=tag, limit=limit, offset=offset)
 
     def remove_task(self, name: str) -> None:
