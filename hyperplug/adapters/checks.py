@@ -114,7 +114,7 @@ def check_values(pairs: Mapping[str, Pair], problems: Problems, *, scale: float)
 
 
 def _product_norm(a: Matrix, b: Matrix) -> float:
-    """Returns the Frobenius norm of B A without forming it: tr(BᵀB · AAᵀ), rank × rank."""
+    """Returns the Frobenius norm of B A without forming it: from two (rank, rank) products."""
     with np.errstate(over="ignore", invalid="ignore"):
         wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
         squared = float(((wide_b.T @ wide_b) * (wide_a @ wide_a.T)).sum())

@@ -38,6 +38,7 @@ from hyperplug.errors import ConfigError, CorruptAdapterError, RegistryError
 from hyperplug.naming import adapter_name, check_name, split_adapter_name
 
 _STALE_SECONDS = 3600.0
+_ATTEMPTS = 3
 # What identifies the state of a file without reading it: inode, size, modification time.
 _Signature = tuple[tuple[int, int, int], ...]
 
@@ -73,14 +74,16 @@ class Library:
         files = _files(adapter, data, base_id)
         with explained(self.root):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            if not self._rename_in(folder, files):
-                self._repair(folder, files, adapter)
-        if not self._is_intact(folder, adapter):
-            raise RegistryError(
-                f"adapter folder {folder} does not hold what was written into it",
-                hint="check the disk; delete the folder and try again",
-            )
-        return folder
+            # More than once: another process may remove or repair it at the same time.
+            for _ in range(_ATTEMPTS):
+                if not self._rename_in(folder, files):
+                    self._repair(folder, files, adapter)
+                if self._is_intact(folder, adapter):
+                    return folder
+        raise RegistryError(
+            f"adapter folder {folder} does not hold what was written into it",
+            hint="check the disk; delete the folder and try again",
+        )
 
     def export(self, adapter: Adapter, data: bytes, folder: Path, *, base_id: str) -> Path:
         """Returns `folder`, absolute, after writing the adapter into it as a PEFT folder.
@@ -165,7 +168,7 @@ class Library:
 
         Another process may do the same at the same time: both write the same bytes.
         """
-        if _holds(folder, adapter):
+        if self._is_intact(folder, adapter):
             return
         _refuse_namesake(folder, adapter)
         if folder.is_symlink() or not folder.is_dir():
@@ -177,7 +180,7 @@ class Library:
             for name in files:
                 if (folder / name).is_dir() and not (folder / name).is_symlink():
                     self._discard(folder / name)
-                os.replace(temporary / name, folder / name)
+                (temporary / name).replace(folder / name)
             sync_folder(folder)
 
     def _discard(self, path: Path) -> None:
@@ -240,10 +243,7 @@ def _holds(folder: Path, adapter: Adapter) -> bool:
 def _signature(folder: Path) -> _Signature | None:
     """Returns the state of the three files; None if one is missing or is a link."""
     try:
-        states = [
-            os.stat(folder / name, follow_symlinks=False)
-            for name in (WEIGHTS_FILE, CONFIG_FILE, PROVENANCE_FILE)
-        ]
+        states = [(folder / name).lstat() for name in (WEIGHTS_FILE, CONFIG_FILE, PROVENANCE_FILE)]
     except OSError:
         return None
     if folder.is_symlink() or any((state.st_mode & 0o170000) != 0o100000 for state in states):
