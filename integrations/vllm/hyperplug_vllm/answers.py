@@ -1,0 +1,111 @@
+"""What hyperplug adds to an answer, and what it answers when something is wrong. No I/O."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from hyperplug.entities import Resolution
+from hyperplug.errors import (
+    BaseMismatchError,
+    ConfigError,
+    HyperplugError,
+    InvalidDescriptionError,
+    InvalidNameError,
+    NotFoundError,
+    NovelTaskError,
+    RegistryError,
+    ServerError,
+)
+
+_CLIENT_ERRORS = (InvalidDescriptionError, InvalidNameError, BaseMismatchError, ConfigError)
+_TYPES = {
+    400: "BadRequestError",
+    404: "NotFoundError",
+    500: "InternalServerError",
+    503: "ServiceUnavailableError",
+}
+
+
+class BusyError(ServerError):
+    """More lookups are waiting than this server takes."""
+
+
+class LoadError(ServerError):
+    """vLLM could not load an adapter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An error as a client sees it."""
+
+    status: int
+    message: str
+
+    def body(self, path: str) -> bytes:
+        """Returns the JSON that clients of that path expect of an error."""
+        kind = _TYPES[self.status]
+        if path.startswith("/v1/messages"):  # Anthropic's form
+            return _json({"type": "error", "error": {"type": kind, "message": self.message}})
+        error = {"message": self.message, "type": kind, "param": "model", "code": self.status}
+        return _json({"error": error})
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers that go with it."""
+        return [(b"retry-after", b"5")] if self.status == 503 else []
+
+
+def failure(error: HyperplugError) -> Failure:
+    """Returns how to tell a client about an error.
+
+    What concerns the request is told in full; what concerns the server (paths, hosts) is
+    for its log.
+    """
+    if isinstance(error, _CLIENT_ERRORS):
+        return Failure(status=400, message=str(error))
+    if isinstance(error, (NotFoundError, NovelTaskError)):
+        return Failure(status=404, message=str(error))
+    if isinstance(error, RegistryError):
+        message = "the task registry cannot be used just now; try again, or ask the base model"
+        return Failure(status=503, message=message)
+    if isinstance(error, BusyError):
+        return Failure(status=503, message=str(error))
+    if isinstance(error, LoadError):
+        return Failure(status=500, message=str(error))
+    message = f"the task could not be served ({type(error).__name__}; see the server's log)"
+    return Failure(status=500, message=message)
+
+
+def response_headers(
+    resolution: Resolution, *, load_ms: float, stale: bool
+) -> list[tuple[bytes, bytes]]:
+    """Returns the headers that tell a client what served it.
+
+    Args:
+        stale: whether the registry was out of reach and this is its last known word.
+    """
+    timings = resolution.timings
+    steps = {
+        "embed": timings.embed_ms,
+        "lookup": timings.lookup_ms,
+        "generate": timings.generate_ms,
+        "publish": timings.publish_ms,
+        "load": load_ms,
+    }
+    headers = {
+        "x-hyperplug-decision": resolution.decision.value,
+        "x-hyperplug-score": f"{resolution.score:.4f}",
+        "x-hyperplug-timing": ", ".join(f"{step};dur={ms:.1f}" for step, ms in steps.items()),
+    }
+    if resolution.task is not None:
+        headers["x-hyperplug-task"] = resolution.task.name
+    if resolution.adapter is not None:
+        headers["x-hyperplug-adapter"] = resolution.adapter.name
+    if stale:
+        headers["x-hyperplug-stale"] = "1"
+    return [(name.encode(), value.encode("ascii")) for name, value in headers.items()]
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content).encode("ascii")

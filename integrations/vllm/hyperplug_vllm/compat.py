@@ -1,0 +1,157 @@
+"""Everything that hyperplug takes from vLLM beyond its documented launch flags.
+
+vLLM moves these names between releases: this module is what an upgrade has to check.
+Seen working with 0.32. vLLM's objects are untyped here and leave as values of our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyperplug.entities import Adapter
+from hyperplug.errors import BaseModelError, InvalidAdapterError, MissingExtraError
+
+# vLLM configures logging for the "vllm" tree only.
+LOGGER_NAME = "vllm.hyperplug"
+# vLLM refuses any other --max-lora-rank.
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFlags:
+    """The launch flags of a vLLM server that concern hyperplug.
+
+    Attributes:
+        model: hub id or folder of the base model.
+        additional: the content of `--additional-config.hyperplug`.
+    """
+
+    model: str
+    revision: str | None
+    enable_lora: bool
+    max_loras: int
+    max_cpu_loras: int
+    max_lora_rank: int
+    runtime_updating: bool
+    additional: Mapping[str, object]
+
+
+def server_flags(args: Any) -> ServerFlags:
+    """Returns the flags that concern us from vLLM's parsed command line."""
+    from vllm import envs
+
+    max_loras = int(getattr(args, "max_loras", None) or 1)
+    config = getattr(args, "additional_config", None) or {}
+    additional = config.get("hyperplug") or {} if isinstance(config, Mapping) else {}
+    return ServerFlags(
+        model=str(args.model),
+        revision=getattr(args, "revision", None),
+        enable_lora=bool(getattr(args, "enable_lora", False)),
+        max_loras=max_loras,
+        max_cpu_loras=int(getattr(args, "max_cpu_loras", None) or max_loras),
+        max_lora_rank=int(getattr(args, "max_lora_rank", None) or 16),
+        runtime_updating=bool(envs.VLLM_ALLOW_RUNTIME_LORA_UPDATING),
+        additional=additional,
+    )
+
+
+def init_logging() -> None:
+    """Gives our logger vLLM's format and level."""
+    from vllm.logger import init_logger
+
+    init_logger(LOGGER_NAME)
+
+
+def lora_request(adapter: Adapter) -> Any:
+    """Returns vLLM's request object for a published adapter.
+
+    vLLM takes a relative path for a hub id and would download it: only absolute ones go in.
+    """
+    try:
+        from vllm.lora.request import LoRARequest
+    except ImportError as exc:
+        raise MissingExtraError("vllm", extra="vllm") from exc
+    if adapter.path is None or not adapter.path.is_absolute():
+        raise InvalidAdapterError(
+            f"adapter {adapter.name} has no published folder", hint="publish it first"
+        )
+    return LoRARequest(adapter.name, adapter.id, str(adapter.path))
+
+
+class Engine:
+    """A running vLLM server's adapters: what its front end lists and its engine holds."""
+
+    def __init__(self, engine_client: Any, models: Any) -> None:
+        self._client = engine_client
+        self._models = models
+        self._static = frozenset(models.lora_requests)
+
+    @property
+    def base_name(self) -> str:
+        """The first name under which the base model is served."""
+        return str(self._models.base_model_paths[0].name)
+
+    @property
+    def static_count(self) -> int:
+        """How many adapters came with `--lora-modules`; they share the engine's room."""
+        return len(self._static)
+
+    def serves(self, name: str) -> bool:
+        """Returns whether vLLM itself serves that name: the base or a `--lora-modules`."""
+        return bool(self._models.is_base_model(name)) or name in self._static
+
+    async def add(self, adapter: Adapter) -> None:
+        """Loads a published adapter and lists it. Whatever the engine raises goes through."""
+        request = lora_request(adapter)
+        if not await self._client.add_lora(request):
+            raise RuntimeError("the engine did not take the adapter")
+        self._models.lora_requests[adapter.name] = request
+
+    async def remove(self, adapter: Adapter) -> None:
+        """Takes the adapter off the list and out of the engine; a dead engine is no error."""
+        self.forget(adapter)
+        with contextlib.suppress(Exception):
+            await self._client.remove_lora(adapter.id)
+
+    def forget(self, adapter: Adapter) -> None:
+        """Takes the adapter off the front end's list at once."""
+        self._models.lora_requests.pop(adapter.name, None)
+
+
+def connect(engine_client: Any, state: Any) -> Engine:
+    """Returns the server's adapters, from what vLLM hands to an endpoint plugin."""
+    return Engine(engine_client, state.openai_serving_models)
+
+
+def served_folder(model: str, *, revision: str | None) -> Path:
+    """Returns the folder whose weights vLLM serves for `--model`.
+
+    Raises:
+        BaseModelError: if it is neither a folder nor in the hub's cache.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except Exception as exc:
+        raise BaseModelError(
+            f"cannot find the files of the served model {model!r}: {type(exc).__name__}",
+            hint="serve it from a local folder: --model FOLDER",
+        ) from exc
+
+
+def has_accelerator() -> bool:
+    """Returns whether this machine has a GPU that PyTorch can use."""
+    try:
+        import torch
+    except ImportError as exc:
+        raise MissingExtraError("vllm", extra="vllm") from exc
+    return bool(torch.accelerator.is_available())

@@ -1,0 +1,109 @@
+"""The adapters a server holds: loaded on demand, bounded, never dropped while in use."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from hyperplug.entities import Adapter
+from hyperplug_vllm.answers import LoadError
+from hyperplug_vllm.compat import LOGGER_NAME, Engine
+
+_log = logging.getLogger(LOGGER_NAME)
+
+
+@dataclass(slots=True)
+class _Entry:
+    adapter: Adapter
+    users: int = 0
+    loading: asyncio.Task[None] | None = None
+    loaded: bool = False
+
+
+class LiveAdapters:
+    """Which adapters are loaded, least recently used first, and how many requests use each.
+
+    The limit is exceeded only while more adapters than that are in use. Everything that
+    changes the engine waits for the one before, so that an adapter that comes back is
+    loaded after its removal, not before.
+    """
+
+    def __init__(self, engine: Engine, *, limit: int) -> None:
+        self.limit = limit
+        self._engine = engine
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._gate = asyncio.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    async def acquire(self, adapter: Adapter) -> float:
+        """Returns the milliseconds it took to load the adapter, 0 if it was loaded.
+
+        The caller must `release` it when its request is done.
+
+        Raises:
+            LoadError: if the engine refuses it; nothing of it stays behind.
+        """
+        entry = self._entries.setdefault(adapter.id, _Entry(adapter))
+        self._entries.move_to_end(adapter.id)
+        if entry.loaded:
+            entry.users += 1
+            return 0.0
+        if entry.loading is None:
+            entry.loading = asyncio.create_task(self._load(entry))
+            entry.loading.add_done_callback(_seen)
+        entry.users += 1
+        started = time.perf_counter()
+        try:
+            await asyncio.shield(entry.loading)  # a client that leaves ends no load
+        except BaseException:
+            entry.users -= 1
+            raise
+        return (time.perf_counter() - started) * 1000
+
+    def release(self, adapter: Adapter) -> None:
+        """Says that one request is done with the adapter."""
+        entry = self._entries.get(adapter.id)
+        if entry is not None:
+            entry.users -= 1
+
+    async def _load(self, entry: _Entry) -> None:
+        async with self._gate:
+            await self._make_room()
+            try:
+                await self._engine.add(entry.adapter)
+            except BaseException as exc:
+                # A failed load leaves its id registered, and the next load of that id
+                # would "succeed" with half-written weights.
+                self._entries.pop(entry.adapter.id, None)
+                await self._engine.remove(entry.adapter)
+                _log.error("adapter %s did not load: %s", _shown(entry.adapter), exc)
+                raise LoadError(
+                    f"adapter {entry.adapter.name} could not be loaded by vLLM",
+                    hint="see the server's log; the base model is unaffected",
+                ) from exc
+            entry.loaded = True
+            _log.info("loaded adapter %s", _shown(entry.adapter))
+
+    async def _make_room(self) -> None:
+        while len(self._entries) > self.limit:
+            idle = next((e for e in self._entries.values() if e.loaded and not e.users), None)
+            if idle is None:
+                return
+            del self._entries[idle.adapter.id]
+            await self._engine.remove(idle.adapter)
+            _log.info("unloaded adapter %s", _shown(idle.adapter))
+
+
+def _shown(adapter: Adapter) -> str:
+    """Returns what may stand in a log: names can hold words of a request's text."""
+    return f"id {adapter.id} digest {adapter.digest[:8]}"
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # seen, even if every waiter has left

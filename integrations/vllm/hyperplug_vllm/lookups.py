@@ -1,0 +1,131 @@
+"""The registry for asyncio: lookups in threads, one at a time for each text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from hyperplug.entities import Decision, OnNovel, Resolution
+from hyperplug.errors import RegistryError
+from hyperplug.registry import Registry
+from hyperplug_vllm.answers import BusyError
+from hyperplug_vllm.targets import Target, TargetKind
+
+T = TypeVar("T")
+
+_Key = tuple[TargetKind, str]
+_MAX_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A resolution; `stale` if the registry could not be asked and this is remembered."""
+
+    resolution: Resolution
+    stale: bool = False
+
+
+class Lookups:
+    """Asks the registry without blocking the event loop.
+
+    Names have threads of their own: they never queue behind texts, which may need a
+    generation.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        on_novel: OnNovel,
+        min_score: float | None,
+        max_waiting: int = 256,
+        timeout_seconds: float = 120.0,
+    ) -> None:
+        self._registry = registry
+        self._on_novel = on_novel
+        self._min_score = min_score
+        self._max_waiting = max_waiting
+        self._timeout_seconds = timeout_seconds
+        self._names = ThreadPoolExecutor(2, thread_name_prefix="hyperplug-names")
+        self._texts = ThreadPoolExecutor(2, thread_name_prefix="hyperplug-texts")
+        self._flights: dict[_Key, asyncio.Future[Resolution]] = {}
+        self._remembered: OrderedDict[_Key, Resolution] = OrderedDict()
+
+    async def resolve(self, target: Target) -> Found:
+        """Returns what serves a target, or what last did if the registry is down.
+
+        Raises:
+            TaskNotFoundError: for a task name that is not registered.
+            HyperplugError: whatever else `Registry.resolve` raises.
+        """
+        try:
+            resolution = await self._once(target)
+        except RegistryError:
+            remembered = self._remembered.get(_key(target))
+            if remembered is None:
+                raise
+            return Found(resolution=remembered, stale=True)
+        self._remember(target, resolution)
+        return Found(resolution=resolution)
+
+    async def call(self, function: Callable[[Registry], T]) -> T:
+        """Returns `function(registry)`, run in one of the threads for names."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._names, function, self._registry)
+
+    def close(self) -> None:
+        """Ends the threads once they are idle, and the connection to the store."""
+        self._names.shutdown(wait=False, cancel_futures=True)
+        self._texts.shutdown(wait=False, cancel_futures=True)
+        self._registry.close()
+
+    async def _once(self, target: Target) -> Resolution:
+        """Joins the lookup of the same target under way, or starts it."""
+        key = _key(target)
+        flight = self._flights.get(key)
+        if flight is None:
+            if len(self._flights) >= self._max_waiting:
+                raise BusyError("too many lookups are waiting", hint="try again in a moment")
+            pool = self._texts if target.kind is TargetKind.TEXT else self._names
+            loop = asyncio.get_running_loop()
+            flight = loop.run_in_executor(pool, self._resolve, target)
+            self._flights[key] = flight
+            flight.add_done_callback(lambda done: self._land(key, done))
+        # Shielded: one client that leaves must not end the lookup others wait for.
+        try:
+            return await asyncio.wait_for(asyncio.shield(flight), self._timeout_seconds)
+        except TimeoutError as exc:
+            raise BusyError(
+                f"the lookup took over {self._timeout_seconds:.0f} seconds", hint="try again later"
+            ) from exc
+
+    def _resolve(self, target: Target) -> Resolution:
+        if target.kind is TargetKind.TASK:
+            self._registry.get_task(target.text)  # an unknown name is no description
+        return self._registry.resolve(
+            target.text, on_novel=self._on_novel, min_score=self._min_score
+        )
+
+    def _land(self, key: _Key, flight: asyncio.Future[Resolution]) -> None:
+        self._flights.pop(key, None)
+        if not flight.cancelled():
+            flight.exception()  # seen, even if every waiter has left
+
+    def _remember(self, target: Target, resolution: Resolution) -> None:
+        self._remembered[_key(target)] = resolution
+        self._remembered.move_to_end(_key(target))
+        if resolution.adapter is not None:
+            name = resolution.adapter.name
+            named = replace(resolution, text=name, decision=Decision.EXACT, score=1.0)
+            self._remembered[TargetKind.ADAPTER, name] = named
+            self._remembered.move_to_end((TargetKind.ADAPTER, name))
+        while len(self._remembered) > _MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+
+def _key(target: Target) -> _Key:
+    return target.kind, target.text

@@ -1,0 +1,105 @@
+"""The ASGI middleware that turns a task into the adapter that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar, TypeVarTuple
+
+from hyperplug.errors import HyperplugError, InvalidDescriptionError
+from hyperplug_vllm.answers import failure
+from hyperplug_vllm.asgi import (
+    App,
+    Receive,
+    Scope,
+    Send,
+    adding_headers,
+    header_values,
+    path_of,
+    read_body,
+    replaying,
+    respond,
+    with_body,
+)
+from hyperplug_vllm.compat import LOGGER_NAME
+from hyperplug_vllm.gateway import Gateway, Served
+from hyperplug_vllm.targets import HEADER, body_with_model, parse_body
+
+_log = logging.getLogger(LOGGER_NAME)
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+# Bodies above this are parsed in a thread: a megabyte of JSON takes about 10 ms.
+_INLINE_BYTES = 262_144
+
+
+class TaskMiddleware:
+    """Rewrites `model` to the adapter of the task that a request names.
+
+    It has to run inside vLLM's authentication: nothing is looked up for strangers.
+    Requests for the base model, and whatever it does not understand, pass untouched.
+    """
+
+    def __init__(self, app: App, *, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http" or scope["method"] != "POST" or path_of(scope) not in PATHS:
+            await self._app(scope, receive, send)
+            return
+        body = await read_body(receive)
+        if body is None:  # the client has left
+            return
+        content = await _off_loop_if_large(len(body), parse_body, body)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                served = await self._served(stack, scope, content)
+            except HyperplugError as exc:
+                await _refuse(scope, send, exc)
+                return
+            if served is None or content is None:
+                await self._app(scope, replaying(body, receive), send)
+                return
+            rewritten = await _off_loop_if_large(len(body), body_with_model, content, served.model)
+            await self._app(
+                with_body(scope, rewritten),
+                replaying(rewritten, receive),
+                adding_headers(send, served.headers),
+            )
+
+    async def _served(
+        self, stack: contextlib.AsyncExitStack, scope: Scope, content: dict[str, Any] | None
+    ) -> Served | None:
+        """Returns what serves the request, held until `stack` closes; None for vLLM alone."""
+        if content is None:
+            return None
+        headers = header_values(scope, HEADER)
+        if len(headers) > 1:
+            raise InvalidDescriptionError(
+                "the request has several X-Hyperplug-Task headers", hint="send one"
+            )
+        target = self._gateway.target(headers[0] if headers else None, content.get("model"))
+        if target is None:
+            return None
+        return await stack.enter_async_context(self._gateway.serving_target(target))
+
+
+async def _off_loop_if_large(
+    size_bytes: int, function: Callable[[*Arguments], Result], *arguments: *Arguments
+) -> Result:
+    if size_bytes <= _INLINE_BYTES:
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)
+
+
+async def _refuse(scope: Scope, send: Send, error: HyperplugError) -> None:
+    told = failure(error)
+    if told.status >= 500:
+        _log.error("%s: %s", type(error).__name__, error)
+    await respond(send, told.status, told.body(path_of(scope)), told.headers)
