@@ -25,7 +25,7 @@ from hyperplug.errors import (
     CheckpointError,
     ConfigError,
 )
-from hyperplug.lookup import decide
+from hyperplug.policy import decide
 from hyperplug.models import Models
 from hyperplug.naming import (
     auto_task_name,

@@ -6,7 +6,7 @@ import pytest
 
 from hyperplug.entities import Decision, OnNovel, Thresholds
 from hyperplug.errors import NovelTaskError
-from hyperplug.lookup import decide
+from hyperplug.policy import decide
 
 THRESHOLDS = Thresholds(near=0.7, support=0.4)
 
