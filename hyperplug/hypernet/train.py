@@ -14,7 +14,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class TrainConfig:
     gradient_norm: float = 1.0
     noise: float = 0.3
     token_dropout: float = 0.15
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     cache_gib: float = 4.0
     evaluate_every: int = 250
     save_every_seconds: float = 120.0

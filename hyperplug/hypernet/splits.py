@@ -1,0 +1,95 @@
+"""Which tasks of a corpus to train on, to choose with, and to report on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperplug.errors import TrainingError
+from hyperplug.hypernet.data import CorpusTask, family_groups, read_corpus, shippable
+
+_HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingTasks:
+    """The tasks of a training run.
+
+    Attributes:
+        validation: tasks of families that are not trained on; may be empty.
+        skipped: lines that could not be used, "file:line: why".
+        excluded: how many tasks were left out for their licence.
+    """
+
+    train: tuple[CorpusTask, ...]
+    validation: tuple[CorpusTask, ...]
+    skipped: tuple[str, ...]
+    excluded: int
+
+
+def split_file(path: Path, split: str) -> Path | None:
+    """Returns the file of a split ("train") in a corpus folder, or None if it has none."""
+    candidates = (path / f"{split}.jsonl", path / f"{split}.jsonl.gz")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def read_training_tasks(
+    tasks: Path,
+    *,
+    validation: Path | None = None,
+    include_noncommercial: bool = False,
+    limit_tasks: int | None = None,
+    seed: int = 0,
+) -> TrainingTasks:
+    """Returns what to train on and what to validate on.
+
+    A folder with a file `train.jsonl` (or `.gz`) gives that file for training and its
+    `validation.jsonl` for validation; its other files are not read. Without a validation
+    file, a tenth of the families is held out.
+
+    Args:
+        tasks: a file of task lines or a folder.
+        validation: likewise; None for the default above.
+        include_noncommercial: also train on tasks from which no checkpoint may be shipped.
+        limit_tasks: read so many tasks at most of either.
+
+    Raises:
+        InvalidTaskFileError: if a path is missing or holds no usable task.
+        TrainingError: if no task is left to train on.
+    """
+    trained = split_file(tasks, "train") or tasks
+    validation = validation or (split_file(tasks, "validation") if trained != tasks else None)
+    corpus = read_corpus(trained)
+    usable = [task for task in corpus.tasks if include_noncommercial or shippable(task)]
+    if not usable:
+        raise TrainingError(
+            f"none of the {len(corpus.tasks)} tasks in {trained} may be trained on: "
+            "their licences forbid commercial use",
+            hint="give other tasks, or --include-noncommercial for a checkpoint of your own",
+        )
+    if validation is None:
+        held_out = _held_out_families(usable, seed)
+        train = [task for task in usable if task.family not in held_out][:limit_tasks]
+        chosen = tuple(task for task in usable if task.family in held_out)[:limit_tasks]
+        skipped = corpus.skipped
+    else:
+        other = read_corpus(validation)
+        train, chosen = usable[:limit_tasks], other.tasks[:limit_tasks]
+        skipped = corpus.skipped + other.skipped
+    return TrainingTasks(
+        train=tuple(train),
+        validation=chosen,
+        skipped=skipped,
+        excluded=len(corpus.tasks) - len(usable),
+    )
+
+
+def _held_out_families(tasks: Sequence[CorpusTask], seed: int) -> frozenset[str]:
+    """Returns a tenth of the families, at least two; none of fewer than five."""
+    families = sorted(family_groups(tasks))
+    if len(families) < 5:
+        return frozenset()
+    count = max(2, round(_HELD_OUT_SHARE * len(families)))
+    return frozenset(random.Random(f"{seed}/validation").sample(families, count))
