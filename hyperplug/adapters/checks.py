@@ -15,6 +15,8 @@ from hyperplug.entities import BaseModelSpec
 
 # A layer of a 70 B model has a Frobenius norm of some 200; a useful change is far below.
 MAX_UPDATE_NORM = 1e4
+# The values that vLLM takes for --max-lora-rank.
+_SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 EXPORT_HINT = "export it again with PEFT's save_pretrained(safe_serialization=True)"
 _BASE_HINT = "use an adapter of this base model, or --base to name the one it was made for"
 _VALUES_HINT = "the training diverged or the file is damaged: train or export it again"
@@ -58,9 +60,15 @@ def check_ranks(
     if rank > max_rank:
         problems.add(
             f"rank {rank} is above the maximum of {max_rank}",
-            hint=f"serve and import with --max-lora-rank {rank}, or train a smaller rank",
+            hint=_rank_hint(rank),
         )
     return rank
+
+
+def _rank_hint(rank: int) -> str:
+    flag = next((size for size in _SERVED_RANKS if size >= rank), None)
+    raise_it = f"serve and import with --max-lora-rank {flag}, or " if flag else ""
+    return f"{raise_it}train a smaller rank"
 
 
 def check_keys(
