@@ -1,4 +1,4 @@
-"""Reads and writes base models, hypernetworks and adapters within an open session."""
+"""Reads and writes adapters and aliases within an open session."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from sqlalchemy.orm import Session
 
 from hyperplug.entities import (
     Adapter,
-    BaseModelSpec,
-    HypernetSpec,
-    ModuleShape,
     NewAdapter,
     Origin,
 )
@@ -29,8 +26,6 @@ from hyperplug.store.tables import (
     CURRENT,
     AdapterRow,
     AliasRow,
-    BaseModelRow,
-    HypernetRow,
     TaskRow,
 )
 
@@ -53,54 +48,6 @@ def to_adapter(row: AdapterRow) -> Adapter:
         metrics=dict(row.metrics),
         created_at=row.created_at,
     )
-
-
-def to_base_model(row: BaseModelRow) -> BaseModelSpec:
-    """Returns the entity of a row."""
-    shapes = {
-        path: ModuleShape(in_features=wide, out_features=high)
-        for path, wide, high in row.module_shapes
-    }
-    return BaseModelSpec(
-        id=row.model_id,
-        revision=row.revision,
-        architecture=row.architecture,
-        fingerprint=row.fingerprint,
-        module_shapes=shapes,
-    )
-
-
-def put_base_model(session: Session, spec: BaseModelSpec) -> None:
-    """Stores a base model unless its fingerprint is known."""
-    if session.get(BaseModelRow, spec.fingerprint) is None:
-        session.add(
-            BaseModelRow(
-                fingerprint=spec.fingerprint,
-                model_id=spec.id,
-                revision=spec.revision,
-                architecture=spec.architecture,
-                module_shapes=[
-                    (path, shape.in_features, shape.out_features)
-                    for path, shape in spec.module_shapes.items()
-                ],
-                created_at=datetime.now(UTC),
-            )
-        )
-
-
-def put_hypernet(session: Session, spec: HypernetSpec) -> None:
-    """Stores a hypernetwork unless its fingerprint is known."""
-    if session.get(HypernetRow, spec.fingerprint) is None:
-        session.add(
-            HypernetRow(
-                fingerprint=spec.fingerprint,
-                base_fingerprint=spec.base_fingerprint,
-                embedder_id=spec.embedder_id,
-                rank=spec.rank,
-                target_modules=list(spec.target_modules),
-                created_at=datetime.now(UTC),
-            )
-        )
 
 
 def find_row(session: Session, name: str, *, namespace: str) -> AdapterRow | None:

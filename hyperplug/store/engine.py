@@ -96,8 +96,8 @@ def _sqlite_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
-        # The driver must not begin transactions by itself: it would leave schema changes
-        # out of them, and it never says BEGIN IMMEDIATE.
+        # Transactions are begun below: the driver would begin them late, at the first
+        # write, and never says BEGIN IMMEDIATE.
         connection.isolation_level = None
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=NORMAL")

@@ -18,10 +18,10 @@ from hyperplug.entities import (
     Task,
 )
 from hyperplug.errors import AdapterNotFoundError, RegistryError, TaskNotFoundError
-from hyperplug.store import adapter_rows, schema, task_rows
+from hyperplug.store import adapter_rows, identity_rows, schema, task_rows
 from hyperplug.store.engine import reading, writing
 from hyperplug.store.failures import masked, reported
-from hyperplug.store.tables import AdapterRow, BaseModelRow, TaskRow
+from hyperplug.store.tables import AdapterRow, BaseModelRow, HypernetRow, TaskRow
 from hyperplug.store.vectors import VectorSearch, unit_vector
 
 
@@ -137,18 +137,21 @@ class Store:
         """Stores a base model unless its fingerprint is known."""
         if self.get_base_model(spec.fingerprint) is None:
             with writing(self._engine) as session:
-                adapter_rows.put_base_model(session, spec)
+                identity_rows.put_base_model(session, spec)
 
     def get_base_model(self, fingerprint: str) -> BaseModelSpec | None:
         """Returns the base model of that fingerprint, if any."""
         with reading(self._engine) as session:
             row = session.get(BaseModelRow, fingerprint)
-            return adapter_rows.to_base_model(row) if row else None
+            return identity_rows.to_base_model(row) if row else None
 
     def put_hypernet(self, spec: HypernetSpec) -> None:
         """Stores a hypernetwork unless its fingerprint is known; its base goes before it."""
-        with writing(self._engine) as session:
-            adapter_rows.put_hypernet(session, spec)
+        with reading(self._engine) as session:
+            known = session.get(HypernetRow, spec.fingerprint) is not None
+        if not known:
+            with writing(self._engine) as session:
+                identity_rows.put_hypernet(session, spec)
 
     # Adapters
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from hyperplug.errors import ConfigError, HyperplugError, RegistryError
 from hyperplug.store import Store, open_store, schema, task_rows
 from hyperplug.store import engine as store_engine
+from hyperplug.store.engine import parse_url
+from hyperplug.store.failures import reported
 from tests.store import worker
 from tests.store.samples import (
     EMBEDDER,
@@ -87,6 +90,14 @@ def test_a_store_shows_its_url_without_the_password(postgres_url: str) -> None:
     assert "postgres:***@" in store.url
     assert "s3cret" not in store.url + repr(store)
     store.close()
+
+
+def test_a_password_that_a_driver_repeats_is_masked() -> None:
+    url = parse_url("postgresql://user:s3cret@host/db?sslpassword=s3cret2")
+    driver_error = OSError("could not use s3cret of s3cret2\nsecond line")
+    with pytest.raises(RegistryError, match=r"could not use \*\*\*") as caught, reported(url):
+        raise OperationalError("SELECT 's3cret'", {}, driver_error)
+    assert_clear(caught.value)
 
 
 def test_a_postgres_server_that_goes_away_is_reported_and_found_again(postgres_url: str) -> None:

@@ -46,8 +46,11 @@ def test_few_or_no_tasks(store: Store) -> None:
 
 
 def test_of_equal_scores_the_oldest_is_first(store: Store) -> None:
-    for name in ("d", "b", "c", "a"):
+    oldest = add(store, "d", 3, 4)
+    for name in ("b", "c", "a"):
         add(store, name, 3, 4)
+    # The row of its vector is now the youngest; the task is not.
+    store.put_embedding(oldest.id, embedder_id=EMBEDDER, embedding=vector(3, 4))
     add(store, "best", 1, 0)
     assert [name for name, _ in near(store, 1, 0, limit=3)] == ["best", "d", "b"]
 
@@ -101,6 +104,10 @@ def test_what_another_process_writes_is_seen(store: Store, url: str) -> None:
     worker.finish(worker.start("remove", url, "c"))
     worker.finish(worker.start("add", url, "d", "3", "4"))
     assert near(store, 1, 0) == [("d", 0.6), ("a", 0.0)]
+    # One is replaced and one comes between two searches: more rows, not all of the old.
+    worker.finish(worker.start("replace", url, "d", "1", "0"))
+    worker.finish(worker.start("add", url, "e", "4", "3"))
+    assert near(store, 1, 0) == [("d", 1.0), ("e", 0.8), ("a", 0.0)]
 
 
 def test_threads_search_while_others_register(store: Store) -> None:
