@@ -47,7 +47,7 @@ def save_model(folder: Path, *, seed: int = 0, template: str | None = TEMPLATE) 
 
     vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", *LETTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="."))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="."
