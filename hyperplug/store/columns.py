@@ -66,4 +66,5 @@ def _pgvector() -> TypeEngine[Any]:
         from pgvector.sqlalchemy import VECTOR
     except ImportError as exc:
         raise MissingExtraError("pgvector", extra="postgres") from exc
-    return VECTOR()
+    vector: TypeEngine[Any] = VECTOR()
+    return vector

@@ -9,7 +9,7 @@ import pytest
 from hyperplug.store import Store, open_store
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty database."""
     return str(request.getfixturevalue(f"{request.param}_url"))

@@ -76,6 +76,7 @@ def test_an_unreachable_server_is_reported_without_the_password(scheme: str, whe
         assert_clear(caught.value)
 
 
+@pytest.mark.postgres
 def test_an_unknown_postgres_database_or_user_is_reported(postgres_url: str) -> None:
     with pytest.raises(RegistryError, match="create the database first") as caught:
         open_store(postgres_url.replace("/test_", "/none_"))
@@ -85,6 +86,7 @@ def test_an_unknown_postgres_database_or_user_is_reported(postgres_url: str) -> 
     assert_clear(caught.value)
 
 
+@pytest.mark.postgres
 def test_a_store_shows_its_url_without_the_password(postgres_url: str) -> None:
     store = open_store(postgres_url.replace("postgres:@", "postgres:s3cret@"))
     assert "postgres:***@" in store.url
@@ -100,6 +102,7 @@ def test_a_password_that_a_driver_repeats_is_masked() -> None:
     assert_clear(caught.value)
 
 
+@pytest.mark.postgres
 def test_a_postgres_server_that_goes_away_is_reported_and_found_again(postgres_url: str) -> None:
     store = open_store(postgres_url)
     task = add(store, "kept")
