@@ -1,0 +1,51 @@
+"""What a benchmark is told to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperplug.errors import ConfigError
+from hyperplug.evaluation.arms import ALL_ARMS, Arm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkOptions:
+    """What to measure.
+
+    Attributes:
+        tasks: a file of task lines, or a folder of them; of a folder with a file
+            `test.jsonl` (or `.gz`) only that file.
+        limit_tasks: how many tasks at most, spread over families; None for all.
+        limit_examples: how many examples of a task at most; None for all.
+        out: JSON file for the result; finished tasks are kept beside it until the run is
+            complete, and an interrupted run goes on from there.
+        answers: JSON-lines file for every answer given.
+        device: "auto", or a torch device.
+        dtype: "float32", as the server computes on a CPU; "auto" for the fastest.
+    """
+
+    tasks: Path
+    arms: tuple[Arm, ...] = ALL_ARMS
+    limit_tasks: int | None = None
+    limit_examples: int | None = None
+    seed: int = 0
+    out: Path | None = None
+    answers: Path | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+
+
+def check_options(options: BenchmarkOptions) -> None:
+    """Raises ConfigError for an option that makes no sense."""
+    if not options.arms:
+        raise ConfigError("no arm is given", hint=f"choose among {', '.join(ALL_ARMS)}")
+    for name in ("limit_tasks", "limit_examples"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}", hint="give 1 or more, or leave it out")
+    for path in (options.out, options.answers):
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path} is a folder", hint="name a file")
+    if options.answers is not None and options.out is None:
+        raise ConfigError("answers are kept beside a result file", hint="give --json OUT too")
