@@ -102,9 +102,11 @@ def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) ->
     """
     import transformers
 
+    # On a CPU the fused attention's backward pass is slower than plain matrix products.
+    attention = "eager" if device.type == "cpu" else "sdpa"
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+            folder, dtype=dtype, local_files_only=True, attn_implementation=attention
         )
     except (OSError, ValueError, KeyError) as exc:
         raise BaseModelError(
