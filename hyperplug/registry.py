@@ -91,6 +91,7 @@ class Registry:
         self.store = store
         self.settings = settings
         self.library = Library(settings.library)
+        self.library.collect_leftovers()
         self._namespace = settings.namespace
         self._models = Models(settings, store)
         self._supply = AdapterSupply(

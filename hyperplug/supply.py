@@ -52,7 +52,12 @@ class AdapterSupply:
                 self._store.set_current(task.id, adapter_id=standing.id)
                 return standing
             weights = self._models.generator.generate(task.description, task.examples)
-            validate_bytes(weights.data, base=self._models.base.spec, max_rank=weights.rank)
+            validate_bytes(
+                weights.data,
+                base=self._models.base.spec,
+                max_rank=weights.rank,
+                alpha=weights.alpha,
+            )
             return self._store.put_adapter(
                 NewAdapter(
                     namespace=self._namespace,
