@@ -19,6 +19,9 @@ from hyperplug.errors import BaseModelError, InvalidAdapterError, MissingExtraEr
 LOGGER_NAME = "vllm.hyperplug"
 # vLLM refuses any other --max-lora-rank.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# The name by which VLLM_PLUGINS and the entry point know us.
+PLUGIN_NAME = "hyperplug"
+PLUGIN_GROUP = "vllm.endpoint_plugins"
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperplug.errors import ConfigError
-from hyperplug_vllm.compat import LORA_RANKS
+from hyperplug_vllm.compat import LORA_RANKS, PLUGIN_NAME
 
 _DEFAULT_RANK = 16
 # Set here or given as BASE; as vLLM flags they would contradict that.
@@ -82,7 +82,7 @@ def vllm_environment(environment: Mapping[str, str], *, accelerated: bool) -> di
     changed = {"VLLM_NO_USAGE_STATS": "1", **environment}
     plugins = [name for name in environment.get("VLLM_PLUGINS", "").split(",") if name]
     # The variable is an allow list over every group of plugins.
-    changed["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*plugins, "hyperplug"]))
+    changed["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*plugins, PLUGIN_NAME]))
     changed.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
     if not accelerated:
         changed.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; 23,000 tokens of a 135 M model

@@ -21,7 +21,7 @@ _log = logging.getLogger(compat.LOGGER_NAME)
 class HyperplugPlugin:
     """Satisfies vLLM's `EndpointPlugin` protocol: routes first, the engine later."""
 
-    name = "hyperplug"
+    name = compat.PLUGIN_NAME
     required_tasks = ("generate",)
 
     def __init__(self) -> None:

@@ -11,14 +11,15 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from hyperplug.config import Settings
 from hyperplug.errors import ServerError
 from hyperplug_vllm.flags import value_of
-from hyperplug_vllm.serve import Launch, with_port
+from hyperplug_vllm.serve import Launch, plan, with_port
 
 Progress = Callable[[str], None]
 
@@ -147,6 +148,23 @@ class ServerProcess:
                 return bool(response.status == 200)
         except (OSError, urllib.error.URLError):
             return False
+
+
+def launch(
+    base: str | None,
+    vllm_args: Sequence[str] = (),
+    *,
+    settings: Settings,
+    log: Path | None = None,
+    progress: Progress | None = None,
+) -> ServerProcess:
+    """Returns a server for `base`, to be started by a with block.
+
+    Raises:
+        HyperplugError: as `hyperplug_vllm.serve.plan` does, before anything is started.
+    """
+    planned = plan(base, vllm_args, settings=settings, progress=progress)
+    return ServerProcess(planned, log=log, progress=progress)
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from typing import NoReturn
 from hyperplug.basemodel import resolve_base
 from hyperplug.config import Settings
 from hyperplug.entities import OnNovel
-from hyperplug.errors import BaseMismatchError, CheckpointError, MissingExtraError
+from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError, MissingExtraError
 from hyperplug.registry import open_registry
 from hyperplug_vllm import compat
 from hyperplug_vllm.flags import (
@@ -136,10 +136,16 @@ def _environment(settings: Settings, *, accelerated: bool) -> dict[str, str]:
 
 
 def _require_vllm() -> None:
+    import importlib.metadata
     import importlib.util
 
     if importlib.util.find_spec("vllm") is None:
         raise MissingExtraError("vllm", extra="vllm")
+    if not importlib.metadata.entry_points(group=compat.PLUGIN_GROUP, name=compat.PLUGIN_NAME):
+        raise ConfigError(
+            "vLLM would not find hyperplug: it is on the path, but not installed",
+            hint="run: pip install --editable .",
+        )
 
 
 def with_port(launch: Launch, port: int) -> Launch:

@@ -49,7 +49,8 @@ def _gone(pid: int) -> bool:
 
 
 def test_nothing_is_left_running(tmp_path: Path) -> None:
-    log, told = tmp_path / "logs" / "server.log", []
+    log = tmp_path / "logs" / "server.log"
+    told: list[str] = []
     with ServerProcess(_launch(_SERVER), log=log, progress=told.append) as server:
         child = int(log.read_text().split()[1])
         parent = server.pid
