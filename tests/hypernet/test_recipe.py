@@ -1,0 +1,141 @@
+"""From a corpus to a checkpoint in one call."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperplug.basemodel import BaseModel
+from hyperplug.errors import BaseModelError, ConfigError, InvalidTaskFileError, TrainingError
+from hyperplug.hypernet.generate import load_generator
+from hyperplug.hypernet.options import TrainingOptions
+from hyperplug.hypernet.recipe import TrainingProgress, train_hypernet
+from hyperplug.hypernet.train import Report
+from tests.miniature import WordHashEmbedder, base_folder, settings, task_line, write_tasks
+
+
+class Recorder(TrainingProgress):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.counts: list[tuple[int, int]] = []
+        self.reports: list[Report] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def prepared(self, done: int, total: int) -> None:
+        self.counts.append((done, total))
+
+    def stepped(self, report: Report) -> None:
+        self.reports.append(report)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> TrainingOptions:
+    lines: list[Any] = [task_line(f"task{n}", answer=f"w{n}", examples=12) for n in range(10)]
+    lines.append(task_line("closed", answer="x") | {"licence_class": "noncommercial"})
+    lines.append({"id": "broken"})
+    return TrainingOptions(
+        tasks=write_tasks(tmp_path / "tasks.jsonl", lines),
+        out=tmp_path / "runs" / "hypernet.safetensors",
+        steps=2,
+        top_layers=1,
+        static_rank=1,
+        generated_rank=2,
+        atoms=2,
+        cache_gib=0.1,
+    )
+
+
+def train(options: TrainingOptions, base: BaseModel, recorder: TrainingProgress) -> Any:
+    return train_hypernet(
+        options,
+        settings=settings(options.tasks.parent, base=base.folder),
+        embedder=WordHashEmbedder(),
+        progress=recorder,
+    )
+
+
+def test_a_corpus_becomes_a_generator(options: TrainingOptions, base: BaseModel) -> None:
+    recorder = Recorder()
+    checkpoint = train(options, base, recorder)
+    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base.spec)
+    assert generator.spec == checkpoint.spec
+    assert generator.spec.rank == 3
+    assert {path.split(".")[2] for path in generator.spec.target_modules} == {"2"}
+    assert checkpoint.training["tasks"] == 8  # two families are held out
+    assert recorder.counts[-1] == (10, 10)
+    assert [report.step for report in recorder.reports] == [1, 2]
+    assert any("tasks.jsonl:12" in line for line in recorder.lines)
+    assert any("1 tasks for their licence" in line for line in recorder.lines)
+
+
+def test_an_interrupted_run_is_resumed(options: TrainingOptions, base: BaseModel) -> None:
+    train(options, base, Recorder())
+    recorder = Recorder()
+    train(replace(options, steps=3), base, recorder)
+    assert [report.step for report in recorder.reports] == [3]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"minutes": -1.0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"in_prompt": 1.5},
+        {"generated_rank": 0},
+        {"top_layers": -1},
+        {"device": "abacus"},
+        {"dtype": "int3"},
+    ],
+)
+def test_an_option_that_makes_no_sense(
+    options: TrainingOptions, base: BaseModel, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(replace(options, **changes), base, Recorder())
+    assert caught.value.hint and str(next(iter(changes.values()))) in caught.value.message
+    assert not options.out.exists()
+
+
+def test_outputs_that_cannot_be_written(
+    options: TrainingOptions, base: BaseModel, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="is a folder"):
+        train(replace(options, out=tmp_path), base, Recorder())
+    with pytest.raises(ConfigError, match="cannot write"):
+        train(replace(options, out=options.tasks / "x.safetensors"), base, Recorder())
+    if Path("/dev/full").exists() and os.geteuid() == 0:
+        options.out.parent.mkdir()
+        options.out.with_suffix(".csv").mkdir()  # a rename onto it fails
+        with pytest.raises(ConfigError, match="cannot write"):
+            train(options, base, Recorder())
+
+
+def test_a_missing_corpus_or_base(options: TrainingOptions, base: BaseModel) -> None:
+    with pytest.raises(InvalidTaskFileError, match="cannot read"):
+        train(replace(options, tasks=options.out), base, Recorder())
+    with pytest.raises(BaseModelError, match="does not exist"):
+        train(options, BaseModel(folder=options.out, spec=base.spec), Recorder())
+
+
+def test_a_run_that_diverges_says_so(options: TrainingOptions, base: BaseModel) -> None:
+    with pytest.raises(TrainingError, match="loss is"):
+        train(replace(options, learning_rate=1e30, steps=50), base, Recorder())
+
+
+def test_a_base_whose_weights_are_no_linear_layers(
+    options: TrainingOptions, tmp_path: Path
+) -> None:
+    folder = base_folder(tmp_path / "gpt2", family="gpt2")
+    base = BaseModel(folder=folder, spec=None)  # type: ignore[arg-type]
+    with pytest.raises(BaseModelError, match="is a Conv1D"):
+        train(options, base, Recorder())
