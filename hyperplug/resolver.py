@@ -25,7 +25,6 @@ from hyperplug.errors import (
     CheckpointError,
     ConfigError,
 )
-from hyperplug.policy import decide
 from hyperplug.models import Models
 from hyperplug.naming import (
     auto_task_name,
@@ -34,6 +33,7 @@ from hyperplug.naming import (
     is_name,
     split_adapter_name,
 )
+from hyperplug.policy import decide
 from hyperplug.store import Store
 from hyperplug.supply import AdapterSupply
 
@@ -62,6 +62,10 @@ class Resolver:
         return self._store.nearest(
             vector, embedder_id=embedder.id, namespace=self._namespace, limit=limit
         )
+
+    def thresholds(self) -> Thresholds:
+        """Returns the borders of the lookup policy: calibrated ones, if a hypernetwork is there."""
+        return self._thresholds(OnNovel.NEAREST)
 
     def resolve(
         self,

@@ -1,0 +1,142 @@
+"""Commands that train a hypernetwork and measure it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyperplug.cli.context import (
+    Globals,
+    base_option,
+    json_option,
+    model_options,
+    pass_globals,
+    registry_options,
+)
+from hyperplug.cli.output import print_json, say
+
+_PATH = click.Path(path_type=Path)
+_ARMS = "base,prompt,static,hypernet,shuffled"
+
+
+@click.command("train-hypernet")
+@click.option(
+    "--tasks",
+    type=_PATH,
+    required=True,
+    metavar="FILE_OR_DIR",
+    help="What to train on: JSON lines.",
+)
+@click.option("--out", type=_PATH, required=True, metavar="FILE", help="The checkpoint to write.")
+@click.option("--validation", type=_PATH, metavar="FILE", help="Held-out tasks.")
+@click.option("--steps", type=int, help="End after so many steps.")
+@click.option("--minutes", type=float, help="End after so much training time.")
+@click.option("--seed", type=int, help="The same seed gives the same run.")
+@click.option("--learning-rate", type=float)
+@click.option("--top-layers", type=int, help="Adapt so many of the last layers; 0 for all.")
+@click.option("--module", "modules", multiple=True, help="A projection to adapt; repeatable.")
+@click.option("--static-rank", type=int, help="Rank of the part that all tasks share.")
+@click.option("--generated-rank", type=int, help="Rank of the part that is generated.")
+@click.option("--atoms", type=int, help="Size of each projection's dictionary.")
+@click.option("--max-tokens", type=int, help="Leave out longer examples.")
+@click.option("--max-answer-tokens", type=int, help="Leave out examples with longer answers.")
+@click.option("--examples-per-task", type=int)
+@click.option("--in-prompt", type=float, help="Share of examples that carry the description.")
+@click.option("--include-noncommercial", is_flag=True, default=None, help="Not to be shipped then.")
+@click.option("--limit-tasks", type=int, help="Train on so many tasks only.")
+@click.option("--cache-gib", type=float, help="Memory for the lower layers' output.")
+@click.option("--evaluate-every", type=int, help="Steps between looks at the held-out tasks.")
+@click.option("--device", help='"auto", "cpu", "cuda".')
+@click.option("--dtype", help='"auto", "float32", "bfloat16".')
+@base_option
+@registry_options
+@json_option
+@pass_globals
+def train_hypernet(
+    shared: Globals, /, tasks: Path, out: Path, as_json: bool, **options: Any
+) -> None:
+    """Train a hypernetwork for a base model.
+
+    An interrupted run is resumed. Options left out take the values with which the
+    shipped checkpoint was trained.
+    """
+    from hyperplug.cli.meters import TrainingMeter
+    from hyperplug.hypernet.options import TrainingOptions
+    from hyperplug.hypernet.recipe import train_hypernet as train
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    with TrainingMeter() as meter:
+        checkpoint = train(
+            TrainingOptions(tasks=tasks, out=out, **given),
+            settings=shared.settings(),
+            progress=meter,
+        )
+    if as_json:
+        print_json(
+            {
+                "checkpoint": out,
+                "fingerprint": checkpoint.fingerprint,
+                "thresholds": checkpoint.thresholds,
+                "training": checkpoint.training,
+            }
+        )
+    else:
+        click.echo(str(out))
+        say(f"Use it with --hypernet {out}, or HYPERPLUG_HYPERNET={out}")
+
+
+@click.command("evaluate")
+@click.option(
+    "--tasks", type=_PATH, required=True, metavar="FILE_OR_DIR", help="What to measure on."
+)
+@click.option("--arms", default=_ARMS, show_default=True, help="What to compare.")
+@click.option("--limit-tasks", type=int, metavar="N", help="At most so many tasks.")
+@click.option("--limit-examples", type=int, metavar="M", help="At most so many examples a task.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="K")
+@click.option("--json", "out", type=_PATH, metavar="OUT", help="Write the result there.")
+@click.option("--answers", type=_PATH, metavar="FILE", help="Keep every answer, as JSON lines.")
+@click.option("--report", type=_PATH, metavar="DIR", help="Write a table and a plot there.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", default="float32", show_default=True)
+@model_options
+@registry_options
+@pass_globals
+def evaluate(
+    shared: Globals,
+    /,
+    arms: str,
+    out: Path | None,
+    report: Path | None,
+    **options: Any,
+) -> None:
+    """Score generated adapters on held-out tasks.
+
+    \b
+    base      the input alone, no adapter
+    prompt    the description in the prompt, no adapter
+    static    the part of the hypernetwork that all tasks share
+    hypernet  the adapter from the task's own description
+    shuffled  the adapter from another task's description
+
+    Prints a table in Markdown. An interrupted run with --json is resumed.
+    """
+    from hyperplug.cli.meters import BenchmarkMeter
+    from hyperplug.evaluation.arms import parse_arms
+    from hyperplug.evaluation.benchmark import run_benchmark
+    from hyperplug.evaluation.options import BenchmarkOptions
+    from hyperplug.evaluation.report import markdown, write_report
+
+    with BenchmarkMeter() as meter:
+        result = run_benchmark(
+            BenchmarkOptions(arms=parse_arms(arms), out=out, **options),
+            settings=shared.settings(),
+            progress=meter,
+        )
+    click.echo(markdown(result), nl=False)
+    if report is not None:
+        for path in write_report(
+            result, report, name=out.stem if out is not None else "evaluation"
+        ):
+            say(f"Wrote {path}")
