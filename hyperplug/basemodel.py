@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import struct
 import tempfile
@@ -223,7 +222,7 @@ def _prepare_from_gguf(source: Path, target: Path, progress: Progress) -> None:
             source.parent, gguf_file=source.name
         ).save_pretrained(folder)
         try:
-            os.replace(folder, target)
+            folder.replace(target)
         except OSError:
             if not (target / "config.json").is_file():  # somebody else was not faster
                 raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hyperplug.basemodel import BaseModel, resolve_base
 from hyperplug.config import Settings
+from hyperplug.errors import MissingExtraError
 from hyperplug.store import Store
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ class Models:
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        from hyperplug.hypernet.generate import load_generator
-
+        try:
+            from hyperplug.hypernet.generate import load_generator
+        except ModuleNotFoundError as exc:
+            raise MissingExtraError(exc.name or "torch", extra="local") from exc
         generator = load_generator(
             self._settings.hypernet, embedder=self._embedder, base=self._base.spec
         )

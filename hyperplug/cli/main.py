@@ -21,7 +21,12 @@ from hyperplug.cli import (
 )
 from hyperplug.cli.context import registry_options
 from hyperplug.cli.output import fail
-from hyperplug.errors import HyperplugError, InvalidAdapterError, InvalidTaskFileError
+from hyperplug.errors import (
+    HyperplugError,
+    InvalidAdapterError,
+    InvalidTaskFileError,
+    MissingExtraError,
+)
 
 INTERRUPTED = 130
 _COMMANDS = (
@@ -45,6 +50,16 @@ _COMMANDS = (
     doctor.doctor,
     completion.completion,
 )
+
+# Modules of optional packages that commands import where they need them.
+_EXTRAS = {
+    "matplotlib": "evaluation",
+    "peft": "local",
+    "sentence_transformers": "local",
+    "torch": "local",
+    "transformers": "local",
+    "vllm": "vllm",
+}
 
 
 class _InOrder(click.Group):
@@ -90,6 +105,10 @@ def run(arguments: Sequence[str]) -> int:
         return exc.exit_code
     except HyperplugError as exc:
         return _told(exc)
+    except ModuleNotFoundError as exc:
+        if exc.name not in _EXTRAS:
+            raise
+        return _told(MissingExtraError(exc.name, extra=_EXTRAS[exc.name]))
     except BrokenPipeError:
         # Whoever read our output has left; Python would complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
