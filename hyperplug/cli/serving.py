@@ -80,9 +80,8 @@ def prepare_base(shared: Globals, base: str | None, as_json: bool) -> None:
     show_default=True,
     help="Folder of the demo's registry, library and server log.",
 )
-@click.option("--keep", is_flag=True, help="Go on with the registry of an earlier demo.")
-def demo(home: Path, keep: bool) -> None:
+def demo(home: Path) -> None:
     """Show everything at work."""
     from hyperplug.demo.run import run_demo
 
-    run_demo(home=home, keep=keep)
+    run_demo(home=home)
