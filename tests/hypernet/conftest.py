@@ -34,8 +34,14 @@ CONFIG = TrainConfig(
 MakeTrainer = Callable[..., Trainer]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Threads only wait for one another over matrices this small."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+def base(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     """A random Llama of three layers."""
     folder = base_folder(tmp_path_factory.mktemp("base") / "llama")
     return BaseModel(folder=folder, spec=read_spec(folder))
