@@ -19,6 +19,7 @@ from typing import IO, Self
 from hyperplug.config import Settings
 from hyperplug.errors import ServerError
 from hyperplug_vllm.flags import value_of
+from hyperplug_vllm.lifetime import signal_on_parent_death
 from hyperplug_vllm.serve import Launch, plan, with_port
 
 Progress = Callable[[str], None]
@@ -176,12 +177,7 @@ def free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    """Has Linux end the server when its parent is killed; elsewhere nothing can."""
-    with contextlib.suppress(OSError, AttributeError):
-        import ctypes
-
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    signal_on_parent_death(signal.SIGTERM)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
