@@ -54,11 +54,11 @@ class Step:
 class Sampling:
     """Probabilities and sizes of a step."""
 
-    tasks: int = 8
-    sequences: int = 4
+    tasks: int = 16
+    sequences: int = 2
     static_only: float = 0.15
-    with_examples: float = 0.3
-    examples_only: float = 0.1
+    with_examples: float = 0.25
+    examples_only: float = 0.08
 
 
 class Sampler:

@@ -103,17 +103,22 @@ class LoraBatch:
 
 
 class TaskEncoder(nn.Module):
-    """Reads description tokens and examples into a task code of unit root mean square."""
+    """Reads description tokens and examples into a task code of unit root mean square.
+
+    The pooled embeddings reach the code directly, so that codes of different tasks differ
+    from the first step on; what the tokens say in detail is added by attention.
+    """
 
     def __init__(self, config: HypernetConfig) -> None:
         super().__init__()
         size, embedding = config.code_size, config.embedding_size
-        self.from_pooled = nn.Linear(embedding, size)
+        self.direct = nn.Linear(embedding, size, bias=False)
+        self.direct_examples = nn.Linear(2 * embedding, size, bias=False)
         self.from_tokens = nn.Linear(embedding, size)
         self.from_examples = nn.Sequential(
             nn.Linear(2 * embedding, size), nn.GELU(), nn.Linear(size, size)
         )
-        self.kinds = nn.Parameter(torch.zeros(3, size))
+        self.kinds = nn.Parameter(torch.zeros(2, size))
         self.latents = nn.Parameter(torch.zeros(config.latents, size))
         self.start = nn.Parameter(torch.zeros(1, size))
         self.reader = nn.TransformerDecoder(
@@ -127,30 +132,38 @@ class TaskEncoder(nn.Module):
 
     def forward(self, task: TaskInput) -> Tensor:
         """Returns task codes, (T, code)."""
-        tasks = task.pooled.shape[0]
         scale = math.sqrt(task.pooled.shape[-1])  # unit vectors have tiny components
+        pooled = task.pooled * scale * task.has_description[:, None]  # (T, embedding)
+        examples = task.examples * scale  # (T, k, 2 * embedding)
+        counts = task.example_mask.sum(dim=1, keepdim=True).clamp(min=1)  # (T, 1)
+        mean = (examples * task.example_mask[..., None]).sum(dim=1) / counts  # (T, 2 * embedding)
+        code = self.direct(pooled) + self.direct_examples(mean)  # (T, code)
+        code = code + self.to_code(self._read(task, examples))
+        normed: Tensor = self.norm(code)
+        return normed
+
+    def _read(self, task: TaskInput, examples: Tensor) -> Tensor:
+        """Returns what the latents read from tokens and examples, (T, latents * code)."""
+        tasks = task.pooled.shape[0]
         memory = torch.cat(
             [
                 self.start.expand(tasks, 1, -1),
-                (self.from_pooled(task.pooled * scale) + self.kinds[0])[:, None],
-                self.from_tokens(task.tokens) + self.kinds[1],
-                self.from_examples(task.examples * scale) + self.kinds[2],
+                self.from_tokens(task.tokens) + self.kinds[0],
+                self.from_examples(examples) + self.kinds[1],
             ],
             dim=1,
-        )  # (T, 2 + L + k, code)
+        )  # (T, 1 + L + k, code)
         present = torch.cat(
             [
                 torch.ones_like(task.has_description)[:, None],
-                task.has_description[:, None],
                 task.token_mask & task.has_description[:, None],
                 task.example_mask,
             ],
             dim=1,
-        )  # (T, 2 + L + k)
+        )  # (T, 1 + L + k)
         latents = self.latents.expand(tasks, -1, -1)
-        read = self.reader(latents, memory, memory_key_padding_mask=~present)  # (T, latents, code)
-        code: Tensor = self.norm(self.to_code(read.flatten(1)))  # (T, code)
-        return code
+        read: Tensor = self.reader(latents, memory, memory_key_padding_mask=~present)
+        return read.flatten(1)
 
 
 class Hypernet(nn.Module):
@@ -189,7 +202,10 @@ class Hypernet(nn.Module):
         | atoms_b           | normal, columns 1/sqrt(atoms)| directions for B to choose among |
         | mix_b, static_b   | 0                            | the adapter starts at zero ...   |
         | gate              | weight 0, bias 1             | ... three quarters open          |
-        | latents, slots …  | normal                       | they must differ                 |
+        | direct, trunk_in  | normal, output as the input  | tasks must differ from the start |
+        | to_code           | normal, small                | ... more than the latents do     |
+        | slots             | normal, half as large        | likewise                         |
+        | latents, kinds    | normal                       | they must differ                 |
         """
         config = self.config
         for parameter in (*self.atoms_a, *self.static_a):
@@ -204,7 +220,12 @@ class Hypernet(nn.Module):
         nn.init.zeros_(self.mix_b.bias)
         nn.init.zeros_(self.gate.weight)
         nn.init.ones_(self.gate.bias)
-        for free in (self.slots, self.encoder.latents, self.encoder.kinds, self.encoder.start):
+        encoder = self.encoder
+        for linear in (encoder.direct, encoder.direct_examples, self.trunk_in):
+            nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
+        nn.init.normal_(encoder.to_code.weight, std=0.3 / math.sqrt(encoder.to_code.in_features))
+        nn.init.normal_(self.slots, std=0.5)
+        for free in (encoder.latents, encoder.kinds, encoder.start):
             nn.init.normal_(free)
 
     def encode(self, task: TaskInput) -> Tensor:

@@ -17,7 +17,6 @@ from hyperplug.errors import BaseModelError, TrainingError
 from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.data import CorpusTask, TokenSequence, tokenise
 from hyperplug.hypernet.encoding import (
-    MAX_EXAMPLES,
     encode_descriptions,
     encode_examples,
 )
@@ -44,6 +43,7 @@ class Preparation:
 
     Attributes:
         in_prompt: share of the sequences that carry the description in the prompt.
+        conditioning: how many examples a task sets aside for the hypernetwork to read.
     """
 
     max_tokens: int
@@ -51,6 +51,7 @@ class Preparation:
     examples_per_task: int
     in_prompt: float
     seed: int
+    conditioning: int = 8
 
 
 def choose_modules(
@@ -143,7 +144,7 @@ def _prepare_group(
     for task in tasks:
         rng = random.Random(f"{limits.seed}/{task.id}")
         sequences = _sequences(task, tokenizer, limits, rng)
-        conditioning = min(MAX_EXAMPLES, len(sequences) // 2)
+        conditioning = min(limits.conditioning, len(sequences) // 2)
         if len(sequences) - conditioning < _MIN_SEQUENCES:
             continue
         indices = [int(s.key.rsplit("/", 1)[1].split("#")[0]) for s in sequences[:conditioning]]

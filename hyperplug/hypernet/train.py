@@ -56,7 +56,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     warmup: float = 0.02
     decay: float = 0.4
-    ema: float = 0.998
+    ema: float = 0.99
     gradient_norm: float = 1.0
     noise: float = 0.3
     token_dropout: float = 0.15
