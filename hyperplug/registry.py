@@ -158,6 +158,7 @@ class Registry:
         draft = TaskDraft(
             name=name, description=description, examples=tuple(examples), tags=tuple(tags)
         )
+        check_draft(draft, namespace=self._namespace)  # before models are loaded for nothing
         (outcome,) = self.register_tasks([draft], generate=generate)
         if outcome.error is not None:
             raise outcome.error
@@ -299,6 +300,8 @@ class Registry:
     def _register_batch(
         self, batch: Sequence[tuple[int, TaskDraft, NewTask]], *, generate: bool
     ) -> Iterator[Registered]:
+        if not batch:
+            return
         vectors = self.embedder.embed([new.description for _, _, new in batch])
         for (index, draft, new), vector in zip(batch, vectors, strict=True):
             try:

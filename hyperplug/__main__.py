@@ -1,0 +1,5 @@
+"""`python -m hyperplug`."""
+
+from hyperplug.cli import main
+
+main()
