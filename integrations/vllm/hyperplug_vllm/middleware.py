@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple
 
-from hyperplug.errors import HyperplugError, InvalidDescriptionError
+from hyperplug.errors import ConfigError, HyperplugError, InvalidDescriptionError
 from hyperplug_vllm.answers import failure
 from hyperplug_vllm.asgi import (
     App,
@@ -32,9 +32,21 @@ _log = logging.getLogger(LOGGER_NAME)
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
-PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/chat/completions/batch",
+        "/v1/completions",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/responses",
+    }
+)
 # Bodies above this are parsed in a thread: a megabyte of JSON takes about 10 ms.
 _INLINE_BYTES = 262_144
+_NOT_HERE = ConfigError(
+    "X-Hyperplug-Task means nothing on this path", hint=f"it does on {', '.join(sorted(PATHS))}"
+)
 
 
 class TaskMiddleware:
@@ -50,8 +62,14 @@ class TaskMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        if scope["type"] != "http" or scope["method"] != "POST" or path_of(scope) not in PATHS:
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
+            return
+        if path_of(scope) not in PATHS:
+            if header_values(scope, HEADER):  # rather an error than an answer of the bare base
+                await _refuse(scope, send, _NOT_HERE)
+            else:
+                await self._app(scope, receive, send)
             return
         body = await read_body(receive)
         if body is None:  # the client has left

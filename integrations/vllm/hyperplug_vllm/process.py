@@ -25,6 +25,8 @@ from hyperplug_vllm.serve import Launch, plan, with_port
 Progress = Callable[[str], None]
 
 _LOG_LINES = 25
+# How the plugin begins the one line with which it ends a server.
+_REFUSAL = "hyperplug cannot start: "
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 20.0
 
@@ -130,10 +132,7 @@ class ServerProcess:
             seconds = time.monotonic() - started
             code = self._process.poll() if self._process is not None else -1
             if code is not None:
-                raise ServerError(
-                    f"vLLM ended with status {code} while starting; its last lines:\n{self.tail()}",
-                    hint=_hint(self.tail(200)),
-                )
+                raise self._ended(code)
             if seconds > self._timeout_seconds:
                 raise ServerError(
                     f"vLLM did not answer within {self._timeout_seconds:.0f} seconds; its last "
@@ -142,6 +141,16 @@ class ServerProcess:
                 )
             self._progress(f"Starting vLLM ({seconds:.0f} s)")
             time.sleep(_POLL_SECONDS)
+
+    def _ended(self, code: int) -> ServerError:
+        """Returns why the server ended: our own words for it, or else its last lines."""
+        for line in self.tail(400).splitlines():
+            if _REFUSAL in line:
+                return ServerError(f"the server did not start: {line.partition(_REFUSAL)[2]}")
+        return ServerError(
+            f"vLLM ended with status {code} while starting; its last lines:\n{self.tail()}",
+            hint="the lines above name the cause",
+        )
 
     def _answers(self) -> bool:
         try:
@@ -183,10 +192,3 @@ def _die_with_parent() -> None:
 def _signal_group(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-
-
-def _hint(log: str) -> str:
-    for line in reversed(log.splitlines()):
-        if "hyperplug cannot start:" in line:
-            return line.partition("hyperplug cannot start:")[2].strip()
-    return "the log above names the cause"

@@ -229,6 +229,17 @@ def test_errors_in_anthropics_form(serve: Any) -> None:
     serve(check)
 
 
+def test_the_header_on_a_path_without_tasks_is_no_silent_base_answer(serve: Any) -> None:
+    async def check(server: Server) -> None:
+        headers = {"X-Hyperplug-Task": SENTIMENT}
+        response = await server.ask(BASE, path="/v1/embeddings", headers=headers)
+        assert response.status_code == 400
+        assert "means nothing on this path" in _error(response)["message"]
+        assert (await server.ask(BASE, path="/v1/embeddings")).status_code == 200
+
+    serve(check)
+
+
 def test_two_headers_are_refused(serve: Any) -> None:
     async def check(server: Server) -> None:
         headers = [("x-hyperplug-task", SENTIMENT), ("x-hyperplug-task", "capital")]

@@ -77,11 +77,17 @@ def test_a_server_that_ignores_the_request_to_end_is_killed(
 
 
 def test_a_server_that_dies_tells_why() -> None:
-    code = "print('first'); print('hyperplug cannot start: no LoRA'); raise SystemExit(3)"
+    code = "print('the last words'); raise SystemExit(3)"
     with pytest.raises(ServerError, match="status 3") as caught:
         ServerProcess(_launch(code)).__enter__()
-    assert "first" in caught.value.message
-    assert caught.value.hint == "no LoRA"
+    assert "the last words" in caught.value.message
+
+
+def test_a_refusal_of_our_own_is_told_without_the_log() -> None:
+    code = "print('x\\nERROR hyperplug cannot start: no LoRA (add --it)\\ny'); raise SystemExit(2)"
+    with pytest.raises(ServerError) as caught:
+        ServerProcess(_launch(code)).__enter__()
+    assert str(caught.value) == "the server did not start: no LoRA (add --it)"
 
 
 def test_a_server_that_never_answers_is_given_up() -> None:

@@ -228,6 +228,19 @@ def test_the_other_endpoints(http: httpx.Client, path: str, body: dict[str, Any]
     assert _facts(response)[0] == "exact"
 
 
+def test_a_batch_and_a_count_of_tokens(http: httpx.Client) -> None:
+    message = {"role": "user", "content": "The film"}
+    batch = {"model": SENTIMENT, "messages": [[message], [message]], "max_tokens": 4}
+    answered = http.post("/v1/chat/completions/batch", json=batch)
+    assert answered.status_code == 200, answered.text
+    assert _facts(answered)[0] == "exact"
+    counted = http.post(
+        "/v1/messages/count_tokens", json={"model": SENTIMENT, "messages": [message]}
+    )
+    assert counted.status_code == 200, counted.text
+    assert counted.headers["x-hyperplug-decision"] == "exact"
+
+
 def test_errors_are_clear_and_the_server_goes_on(http: httpx.Client, server: ServerProcess) -> None:
     empty = _chat(http, "hyperplug: ")
     assert (empty.status_code, empty.json()["error"]["code"]) == (400, 400)
