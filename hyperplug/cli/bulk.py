@@ -18,6 +18,7 @@ from hyperplug.cli.context import (
     registry_options,
 )
 from hyperplug.cli.output import (
+    INTERRUPTED,
     adapter_summary,
     print_json,
     progress_bar,
@@ -125,7 +126,7 @@ def _register_many(
             _register_lines(registry, path, tags=tags, generate=generate, tally=tally)
         except KeyboardInterrupt:
             say(f"\nInterrupted after {len(tally.registered)} tasks; run it again to go on.")
-            raise
+            return INTERRUPTED
     if as_json:
         problems = [{"line": number, "problem": text} for number, text in sorted(tally.problems)]
         print_json({"tasks": tally.registered, "problems": problems})

@@ -20,7 +20,7 @@ from hyperplug.cli import (
     tasks,
 )
 from hyperplug.cli.context import registry_options
-from hyperplug.cli.output import fail
+from hyperplug.cli.output import INTERRUPTED, fail
 from hyperplug.errors import (
     HyperplugError,
     InvalidAdapterError,
@@ -28,7 +28,6 @@ from hyperplug.errors import (
     MissingExtraError,
 )
 
-INTERRUPTED = 130
 _COMMANDS = (
     bulk.register_task,
     tasks.find_task,

@@ -15,6 +15,8 @@ import click
 
 from hyperplug.entities import Adapter, Task
 
+INTERRUPTED = 130  # as shells have it for a process ended by Ctrl-C
+
 
 def print_json(data: Any) -> None:
     """Prints data as indented JSON; entities become objects."""
