@@ -32,7 +32,7 @@ _SIZES = {
     "bos_token_id": 256,
     "eos_token_id": 256,
     "pad_token_id": 256,
-    "initializer_range": 0.3,  # with the usual 0.02 no logit could stand out
+    "initializer_range": 0.1,  # with the usual 0.02 no logit could stand out
 }
 
 
@@ -103,16 +103,22 @@ def settings(folder: Path, *, base: Path, hypernet: Path | None = None) -> Setti
     )
 
 
-def task_line(name: str, *, answer: str, family: str | None = None, examples: int = 24) -> Any:
-    """Returns a task whose answer is always the same word, as a corpus line."""
+def task_line(
+    name: str, *, answer: str, family: str | None = None, start: int = 0, examples: int = 24
+) -> Any:
+    """Returns a task whose answer is always the same, as a corpus line.
+
+    Its inputs are those of all such tasks: only the description tells them apart.
+    """
     return {
         "id": name,
         "family": family or name,
-        "descriptions": [f"Answer every input with the word {answer}.", f"Always say {answer}."],
+        "descriptions": [f"{name} with {answer}", f"{answer} {name}"],
         "metric": "exact_match",
         "licence_class": "permissive",
         "examples": [
-            {"input": f"{name} input {number}", "output": answer} for number in range(examples)
+            {"input": f"input {number}", "output": answer}
+            for number in range(start, start + examples)
         ],
     }
 

@@ -39,7 +39,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def world(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The tasks that are measured include the two that were trained on."""
+    """The tasks that are measured include what was trained on: this tests the measuring."""
     folder = tmp_path_factory.mktemp("world")
     base = base_folder(folder / "base")
     hypernet = folder / "hypernet.safetensors"
@@ -47,19 +47,19 @@ def world(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
         TrainingOptions(
             tasks=toy_corpus(folder / "train.jsonl"),
             out=hypernet,
-            steps=150,
-            learning_rate=1e-2,
+            steps=200,
+            learning_rate=3e-3,
             top_layers=2,
             static_rank=2,
-            generated_rank=2,
-            atoms=4,
+            generated_rank=4,
+            atoms=8,
         ),
         settings=settings(folder, base=base),
         embedder=WordHashEmbedder(),
     )
     lines = [
-        task_line("agree", answer="yes", family="one", examples=6),
-        task_line("refuse", answer="no", family="two", examples=5),
+        task_line("agree", answer="yes", family="one", start=18, examples=6),
+        task_line("refuse", answer="no", family="two", start=18, examples=5),
         task_line("greet", answer="hi there", family="two", examples=5) | {"metric": "rougeL"},
     ]
     return World(

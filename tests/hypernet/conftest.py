@@ -24,7 +24,7 @@ LIMITS = Preparation(
 )
 CONFIG = TrainConfig(
     steps=12,
-    learning_rate=1e-2,
+    learning_rate=3e-3,
     ema=0.5,
     sampling=Sampling(tasks=2, sequences=2),
     cache_gib=0.1,

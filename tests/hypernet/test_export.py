@@ -25,7 +25,7 @@ from hyperplug.hypernet.train import Report
 from hyperplug.naming import adapter_name
 from tests.miniature import FAMILIES, WordHashEmbedder, base_folder, settings, toy_corpus
 
-DESCRIPTION = "Answer every input with the word yes."
+DESCRIPTION = "agree with yes"
 TOKEN_IDS = torch.arange(5, 29).reshape(2, 12)
 
 
@@ -77,7 +77,7 @@ def test_a_family_trains_and_its_exports_act_alike_everywhere(family: str, tmp_p
         tasks=toy_corpus(tmp_path / "tasks.jsonl"),
         out=tmp_path / "hypernet.safetensors",
         steps=20,
-        learning_rate=1e-2,
+        learning_rate=3e-3,
         top_layers=2,
         static_rank=2,
         generated_rank=2,

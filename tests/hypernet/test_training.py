@@ -40,14 +40,14 @@ def equal(first: Hypernet, second: Hypernet) -> bool:
 
 
 def test_training_learns_two_opposite_tasks(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(steps=60)
+    trainer = make_trainer(steps=120, ema=0.9)
     before = trainer.validate()
     losses = run(trainer)
     after = trainer.validate()
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert before["matched"] == pytest.approx(before["shuffled"])  # it starts at zero
     assert after["matched"] < 0.7 * before["matched"]
-    assert after["matched"] < after["shuffled"]  # the description makes the difference
+    assert after["matched"] < 0.9 * after["shuffled"]  # the description makes the difference
 
 
 def test_gradients_reach_every_parameter(make_trainer: MakeTrainer) -> None:
