@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from hyperplug.basemodel import read_spec, resolve_base
@@ -18,7 +19,9 @@ CONFIG = {"architectures": ["TinyForCausalLM"], "hidden_size": 4, "num_hidden_la
 def _model(folder: Path, *, change: float = 0.0, config: dict[str, object] = CONFIG) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    tensors = {f"m.layers.{n}.q_proj.weight": np.full((2, 4), n, np.float32) for n in range(11)}
+    tensors: dict[str, NDArray[np.float32]] = {
+        f"m.layers.{n}.q_proj.weight": np.full((2, 4), n, np.float32) for n in range(11)
+    }
     tensors["m.layers.10.q_proj.weight"][1, 2] += change
     tensors["m.embed.weight"] = np.zeros((3, 4), np.float32)
     tensors["m.layers.0.norm.weight"] = np.ones(4, np.float32)
