@@ -95,7 +95,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                     hint="train one with: hyperplug train-hypernet",
                 )
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        about = json.loads(metadata["about"])
+        about = json.loads(metadata["about"], parse_constant=lambda _: None)  # NaN
         hypernet = Hypernet(HypernetConfig.from_dict(about["config"]))
         hypernet.load_state_dict(
             {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}

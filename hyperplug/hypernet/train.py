@@ -166,7 +166,7 @@ class Trainer:
                     "tokens": self._tokens,
                     "tasks": len(self._train),
                     "families": len({task.family for task in self._train}),
-                    "validation": self._log[-1] if self._log else {},
+                    "validation": _finite(self._log[-1]) if self._log else {},
                     "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}"
                     if self.base.device.type == "cpu"
                     else torch.cuda.get_device_name(),
@@ -361,6 +361,11 @@ class Trainer:
             tokens_per_second=speed,
             seconds_left=left,
         )
+
+
+def _finite(row: dict[str, float]) -> dict[str, float]:
+    """Returns the entries that JSON can hold."""
+    return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
 def _last(sequences: Sequence[TokenSequence], count: int) -> list[TokenSequence]:

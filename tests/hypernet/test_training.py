@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -121,6 +122,7 @@ def test_the_log_and_what_the_checkpoint_says(make_trainer: MakeTrainer) -> None
     training = load_checkpoint(trainer.out).training
     assert (training["steps"], training["tasks"], training["families"]) == (4, 2, 2)
     assert training["validation"]["matched"] > 0
+    json.dumps(training, allow_nan=False)
     assert training["recipe"]["seed"] == 0
 
 
