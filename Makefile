@@ -20,7 +20,7 @@ STEPS := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install install-dev demo test lint types contracts format train evaluate clean
+.PHONY: help install install-dev demo test lint types contracts format docs train evaluate clean
 
 help:  ## says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ contracts: install-dev  ## checks which layer imports which
 format: install-dev  ## puts the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install-dev  ## writes the reference of the commands
+	$(BIN)/python -m hyperplug.cli.reference > docs/commands.md
 
 train: install  ## trains a hypernetwork: make train TASKS=folder OUT=hypernet.safetensors
 	@test -n "$(TASKS)" -a -n "$(OUT)" || { echo "usage: make train TASKS=folder OUT=file"; exit 2; }

@@ -28,8 +28,10 @@ def test_legal_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", "a/b", "a.b", "a,b", "a@b", "..", "-a", "a-", "A", "x" * 64, "x" * 300]
-    + ["sentiment\n", "ｓentiment", "sеntiment", "a\x00b", "a b", "naïve"],  # noqa: RUF001
+    [
+        *("", " ", "a/b", "a.b", "a,b", "a@b", "..", "-a", "a-", "A", "x" * 64, "x" * 300),
+        *("sentiment\n", "ｓentiment", "sеntiment", "a\x00b", "a b", "naïve"),
+    ],
 )
 def test_illegal_names(name: str) -> None:
     assert not is_name(name)
