@@ -39,7 +39,10 @@ class FrozenBase:
         self.split = min(layer_index(path) for path in target_modules)
         self._lower = _part(self._decoder, slice(0, self.split), last=False)
         self._upper = _part(self._decoder, slice(self.split, None), last=True)
-        self.can_split = self.split > 0 and self._split_is_exact()
+        # Models that mix sliding and full attention find a layer's kind by its index, which
+        # the upper part would count from 0.
+        kinds = set(getattr(model.config, "layer_types", None) or ())
+        self.can_split = self.split > 0 and len(kinds) <= 1 and self._split_is_exact()
 
     @contextlib.contextmanager
     def adapted(self, loras: list[LoraBatch]) -> Iterator[None]:

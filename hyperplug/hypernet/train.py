@@ -52,7 +52,7 @@ class TrainConfig:
     steps: int = 10_000
     minutes: float = 0.0
     seed: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup: float = 0.02
     decay: float = 0.4
