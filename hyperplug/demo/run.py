@@ -7,16 +7,14 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperplug.config import DEFAULT_BASE, DEFAULT_EMBEDDER, Settings, load_settings
+from hyperplug.config import Settings, load_settings
 from hyperplug.demo.client import Answer, ask
 from hyperplug.demo.script import FROZEN_CHECK, REQUESTS, TASKS
 from hyperplug.demo.show import Exchange, next_steps, side_by_side, table
 from hyperplug.errors import ConfigError, ServerError
-from hyperplug.naming import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from hyperplug_vllm.process import ServerProcess
@@ -34,10 +32,9 @@ def run_demo(*, home: Path) -> None:
         ServerError: if the server fails, or does not do what the demo is there to show.
         HyperplugError: if something it needs is not installed.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
     started = time.monotonic()
-    settings = _settings(home.absolute())
+    _forget_other_work()
+    settings = load_settings(home=home)
     _empty(settings.home)
     _register(settings)
     before, exchanges, after = _serve_and_ask(settings)
@@ -48,15 +45,15 @@ def run_demo(*, home: Path) -> None:
     _check(exchanges, before=before, after=after)
 
 
-def _settings(home: Path) -> Settings:
-    """Returns settings that depend on nothing a user may have set for other work."""
-    return replace(
-        load_settings(home=home, registry_url=f"sqlite:///{home / 'registry.db'}"),
-        base=DEFAULT_BASE,
-        embedder=DEFAULT_EMBEDDER,
-        hypernet=None,
-        namespace=DEFAULT_NAMESPACE,
-    )
+def _forget_other_work() -> None:
+    """Clears this process's environment of what a user has set for other registries."""
+    for name in [*os.environ]:
+        ours = name.startswith("HYPERPLUG_") and name != "HYPERPLUG_CACHE"
+        if ours or name == "VLLM_API_KEY":
+            del os.environ[name]
+    os.environ.update(no_proxy="127.0.0.1", NO_PROXY="127.0.0.1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def _empty(home: Path) -> None:

@@ -67,7 +67,10 @@ def test_answers_stand_side_by_side_once() -> None:
     assert any("Well" in line and "| " in line and "negative" in line for line in lines)
 
 
-def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_demos_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # it clears what is set for other work
     precious = tmp_path / "thesis.txt"
     precious.write_text("years of work")
     with pytest.raises(ConfigError, match="something else"):
@@ -87,7 +90,15 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     home = tmp_path / "demo"
     done = subprocess.run(
         [sys.executable, "-m", "hyperplug", "demo", "--home", str(home)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            # What a user may have set for other work.
+            "HYPERPLUG_NAMESPACE": "elsewhere",
+            "HYPERPLUG_REGISTRY": "postgresql://127.0.0.1:1/none",
+            "VLLM_API_KEY": "secret",
+            "http_proxy": "http://127.0.0.1:1",
+        },
         capture_output=True,
         text=True,
         timeout=900,
