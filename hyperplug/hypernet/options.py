@@ -51,7 +51,7 @@ class TrainingOptions:
     steps: int | None = None
     minutes: float | None = None
     seed: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     top_layers: int = 12
     modules: tuple[str, ...] = DEFAULT_MODULES
     static_rank: int = 8
