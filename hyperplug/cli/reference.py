@@ -14,9 +14,8 @@ _WIDTH = 96
 
 def reference() -> str:
     """Returns the help of every command, as `docs/commands.md` has it."""
-    root = click.Context(
-        cli, info_name="hyperplug", terminal_width=_WIDTH, max_content_width=_WIDTH
-    )
+    settings = {**cli.context_settings, "max_content_width": _WIDTH}
+    root = click.Context(cli, info_name="hyperplug", terminal_width=_WIDTH, **settings)
     parts = [
         "# Commands",
         "Made by `make docs` from the commands' own help. Options of `hyperplug` may stand before "
@@ -31,7 +30,7 @@ def reference() -> str:
 
 def _contexts(parent: click.Context, group: click.Group) -> Iterator[click.Context]:
     for name, command in group.commands.items():
-        context = click.Context(command, info_name=name, parent=parent)
+        context = click.Context(command, info_name=name, parent=parent, **command.context_settings)
         if isinstance(command, click.Group):
             yield from _contexts(context, command)
         else:
