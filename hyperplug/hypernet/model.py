@@ -21,6 +21,10 @@ import torch
 from torch import Tensor, nn
 
 
+# Keeps the gates from closing in the first steps, when the generated part is mostly noise.
+_GATE_SLOPE = 0.1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HypernetConfig:
     """Shape of a hypernetwork; stored in its checkpoint.
@@ -201,7 +205,7 @@ class Hypernet(nn.Module):
         | mix_a             | bias normal / sqrt(atoms)    | A rows of length about 1         |
         | atoms_b           | normal, columns 1/sqrt(atoms)| directions for B to choose among |
         | mix_b, static_b   | 0                            | the adapter starts at zero ...   |
-        | gate              | weight 0, bias 1             | ... three quarters open          |
+        | gate              | 0                            | ... three quarters open          |
         | direct, trunk_in  | normal, output as the input  | tasks must differ from the start |
         | to_code           | normal, small                | ... more than the latents do     |
         | slots             | normal, half as large        | likewise                         |
@@ -219,7 +223,7 @@ class Hypernet(nn.Module):
         nn.init.zeros_(self.mix_b.weight)
         nn.init.zeros_(self.mix_b.bias)
         nn.init.zeros_(self.gate.weight)
-        nn.init.ones_(self.gate.bias)
+        nn.init.zeros_(self.gate.bias)
         encoder = self.encoder
         for linear in (encoder.direct, encoder.direct_examples, self.trunk_in):
             nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
@@ -246,7 +250,7 @@ class Hypernet(nn.Module):
         shape = (*hidden.shape[:2], config.generated_rank, config.atoms)
         mix_a = self.mix_a(hidden).view(shape)  # (T, slots, r, atoms)
         mix_b = self.mix_b(hidden).view(shape)  # (T, slots, r, atoms)
-        gate = torch.sigmoid(self.gate(hidden))  # (T, slots, 1)
+        gate = torch.sigmoid(1 + _GATE_SLOPE * self.gate(hidden))  # (T, slots, 1)
         if keep is not None:
             gate = gate * keep[:, None, None]
         mix_b = mix_b * (gate[..., None] * config.scale)

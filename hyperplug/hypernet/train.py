@@ -39,6 +39,9 @@ class TrainConfig:
         steps: end after so many optimizer steps ...
         minutes: ... or after so much training time, whichever is first; the learning
             rate follows the one that is further on. 0 for no limit of time.
+        network_rate: learning rate of encoder, trunk and heads, as a share of that of atoms
+            and static factors. A head sums 256 inputs, so that the same rate moves the
+            adapter a hundred times as far in a step: task codes collapse.
         warmup: share of the run in which the learning rate rises.
         decay: share of the run, at its end, in which it falls to zero.
         ema: decay of the weight average that is shipped.
@@ -53,6 +56,7 @@ class TrainConfig:
     minutes: float = 0.0
     seed: int = 0
     learning_rate: float = 2e-3
+    network_rate: float = 0.15
     weight_decay: float = 0.05
     warmup: float = 0.02
     decay: float = 0.4
@@ -100,10 +104,7 @@ class Trainer:
         self._average = Hypernet(hypernet).to(base.device).requires_grad_(False)
         self._average.load_state_dict(self.hypernet.state_dict())
         self._optimizer = torch.optim.AdamW(
-            self.hypernet.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=config.weight_decay,
+            self._groups(), betas=(0.9, 0.95), weight_decay=config.weight_decay
         )
         self._cache: dict[str, Tensor] = {}
         self._cache_bytes = 0
@@ -179,7 +180,7 @@ class Trainer:
 
     def _train_step(self) -> float:
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self._schedule()
+            group["lr"] = group["rate"] * self._schedule()
         step = self._sampler.step(self.step)
         task = self._task_input(step)
         generator = torch.Generator().manual_seed(hash((self.config.seed, self.step)) % 2**31)
@@ -263,6 +264,17 @@ class Trainer:
             tokens=noisy(task.tokens),
             token_mask=task.token_mask & shown.to(task.token_mask.device),
         )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Returns the parameters in two groups, each with its peak learning rate."""
+        factors, network = [], []
+        for name, parameter in self.hypernet.named_parameters():
+            (factors if name.startswith(("atoms", "static")) else network).append(parameter)
+        rate = self.config.learning_rate
+        return [
+            {"params": factors, "rate": rate, "lr": rate},
+            {"params": network, "rate": rate * self.config.network_rate, "lr": rate},
+        ]
 
     def _schedule(self) -> float:
         """Returns the learning rate's factor: linear rise, plateau, linear fall."""
