@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 # Keeps the gates from closing in the first steps, when the generated part is mostly noise.
 _GATE_SLOPE = 0.1
 

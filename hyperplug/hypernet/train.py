@@ -267,9 +267,9 @@ class Trainer:
 
     def _groups(self) -> list[dict[str, Any]]:
         """Returns the parameters in two groups, each with its peak learning rate."""
-        factors, network = [], []
-        for name, parameter in self.hypernet.named_parameters():
-            (factors if name.startswith(("atoms", "static")) else network).append(parameter)
+        named = list(self.hypernet.named_parameters())
+        factors = [p for name, p in named if name.startswith(("atoms", "static"))]
+        network = [p for name, p in named if not name.startswith(("atoms", "static"))]
         rate = self.config.learning_rate
         return [
             {"params": factors, "rate": rate, "lr": rate},
