@@ -74,8 +74,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         },
         "training": dict(checkpoint.training),
     }
-    metadata = {"format": FORMAT, "about": json.dumps(about, sort_keys=True)}
-    write_atomically(path, save(tensors, metadata=metadata))
+    # One entry only: safetensors writes several in an order that changes from run to run.
+    write_atomically(path, save(tensors, metadata={FORMAT: json.dumps(about, sort_keys=True)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -89,13 +89,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if FORMAT not in metadata:
                 raise CheckpointError(
                     f"{path} is not a hyperplug hypernetwork",
                     hint="train one with: hyperplug train-hypernet",
                 )
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        about = json.loads(metadata["about"], parse_constant=lambda _: None)  # NaN
+        about = json.loads(metadata[FORMAT], parse_constant=lambda _: None)  # NaN
         hypernet = Hypernet(HypernetConfig.from_dict(about["config"]))
         hypernet.load_state_dict(
             {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}

@@ -15,7 +15,7 @@ from hyperplug.adapters.peft_format import unpack
 from hyperplug.basemodel import BaseModel
 from hyperplug.entities import Example, Thresholds
 from hyperplug.errors import BaseMismatchError, CheckpointError
-from hyperplug.hypernet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from hyperplug.hypernet.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
 from hyperplug.hypernet.generate import Generator, load_generator
 from hyperplug.hypernet.model import Hypernet, HypernetConfig
 from tests.miniature import WordHashEmbedder
@@ -90,9 +90,9 @@ def test_a_file_that_lacks_weights_or_facts(saved: Path) -> None:
     save_file({n: t for n, t in tensors.items() if "mix_a" not in n}, saved, metadata)
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(saved)
-    about = json.loads(metadata["about"])
+    about = json.loads(metadata[FORMAT])
     about["config"]["unknown"] = 1
-    save_file(tensors, saved, metadata | {"about": json.dumps(about)})
+    save_file(tensors, saved, {FORMAT: json.dumps(about)})
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(saved)
 
