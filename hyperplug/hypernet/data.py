@@ -26,6 +26,8 @@ class CorpusTask:
         descriptions: wordings of the same task, the preferred one first.
         metric: "exact_match" or "rougeL".
         licence_class: permissive, sharealike, noncommercial, custom or unknown.
+        labels: the answers to choose among, if the task is a choice; else empty.
+        category: classification, qa, generation, ...; "" if not known.
     """
 
     id: str
@@ -35,6 +37,8 @@ class CorpusTask:
     examples: tuple[Example, ...]
     source: str = ""
     licence_class: str = "unknown"
+    labels: tuple[str, ...] = ()
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +169,8 @@ def _parse(content: Any) -> CorpusTask:
         examples=examples,
         source=str(content.get("source", "")),
         licence_class=str(content.get("licence_class", "unknown")),
+        labels=tuple(str(label) for label in content.get("labels") or ()),
+        category=str(content.get("category", "")),
     )
 
 
