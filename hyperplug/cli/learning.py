@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,42 +22,89 @@ _PATH = click.Path(path_type=Path)
 _ARMS = "base,prompt,static,hypernet,shuffled"
 
 
+def corpus_options(command: Any) -> Any:
+    """Adds the options that say what to train on."""
+    options = [
+        click.option(
+            "--tasks",
+            type=_PATH,
+            required=True,
+            metavar="FILE_OR_DIR",
+            help="What to train on: JSON lines, Super-NaturalInstructions, or prepared tasks.",
+        ),
+        click.option("--validation", type=_PATH, metavar="FILE", help="Held-out tasks."),
+        click.option("--seed", type=int, help="The same seed gives the same run."),
+        click.option("--max-tokens", type=int, help="Leave out longer examples."),
+        click.option("--max-answer-tokens", type=int, help="Leave out those with longer answers."),
+        click.option("--examples-per-task", type=int),
+        click.option("--in-prompt", type=float, help="Share of examples with the description."),
+        click.option("--composed", type=int, help="Tasks to make of each by other formats."),
+        click.option("--rewordings", type=int, help="Further wordings of its descriptions."),
+        click.option(
+            "--include-noncommercial", is_flag=True, default=None, help="Not to be shipped then."
+        ),
+        click.option("--limit-tasks", type=int, help="Train on so many tasks only."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("prepare-tasks")
+@corpus_options
+@click.option("--out", type=_PATH, required=True, metavar="FILE", help="Ends in .prepared.")
+@base_option
+@registry_options
+@json_option
+@pass_globals
+def prepare_tasks(shared: Globals, /, out: Path, as_json: bool, **options: Any) -> None:
+    """Prepare tasks for training: augment, tokenise and encode them.
+
+    The file is given to `train-hypernet --tasks`, here or on a machine that has neither the
+    corpus nor the text encoder.
+    """
+    from hyperplug.cli.meters import TrainingMeter
+    from hyperplug.hypernet.corpus import write_corpus
+    from hyperplug.hypernet.options import CorpusOptions
+
+    with TrainingMeter() as meter:
+        corpus = write_corpus(
+            CorpusOptions(**_given(options)), out, settings=shared.settings(), progress=meter
+        )
+    sizes = {"train": len(corpus.train), "validation": len(corpus.validation)}
+    if as_json:
+        print_json({"prepared": out, **sizes})
+    else:
+        click.echo(str(out))
+        say(f"Train on it with: hyperplug train-hypernet --tasks {out} --out FILE")
+
+
 @click.command("train-hypernet")
-@click.option(
-    "--tasks",
-    type=_PATH,
-    required=True,
-    metavar="FILE_OR_DIR",
-    help="What to train on: JSON lines.",
-)
+@corpus_options
 @click.option("--out", type=_PATH, required=True, metavar="FILE", help="The checkpoint to write.")
-@click.option("--validation", type=_PATH, metavar="FILE", help="Held-out tasks.")
+@click.option("--network", help="What to train: hypernet, or a network to compare it with.")
 @click.option("--steps", type=int, help="End after so many steps.")
 @click.option("--minutes", type=float, help="End after so much training time.")
-@click.option("--seed", type=int, help="The same seed gives the same run.")
 @click.option("--learning-rate", type=float)
+@click.option("--scale", type=float, help="Multiplier of the adapters.")
 @click.option("--top-layers", type=int, help="Adapt so many of the last layers; 0 for all.")
 @click.option("--module", "modules", multiple=True, help="A projection to adapt; repeatable.")
 @click.option("--static-rank", type=int, help="Rank of the part that all tasks share.")
-@click.option("--generated-rank", type=int, help="Rank of the part that is generated.")
+@click.option("--generated-rank", type=int, help="Rank of the generated part; 0 for none.")
 @click.option("--atoms", type=int, help="Size of each projection's dictionary.")
-@click.option("--max-tokens", type=int, help="Leave out longer examples.")
-@click.option("--max-answer-tokens", type=int, help="Leave out examples with longer answers.")
-@click.option("--examples-per-task", type=int)
-@click.option("--in-prompt", type=float, help="Share of examples that carry the description.")
-@click.option("--include-noncommercial", is_flag=True, default=None, help="Not to be shipped then.")
-@click.option("--limit-tasks", type=int, help="Train on so many tasks only.")
-@click.option("--cache-gib", type=float, help="Memory for the lower layers' output.")
+@click.option("--tasks-per-step", type=int)
+@click.option("--sequences-per-task", type=int, help="Examples of each in a step.")
+@click.option("--cache-gib", type=float, help="Keep so much of the lower layers' output.")
+@click.option("--cache-dir", type=_PATH, metavar="DIR", help="Keep it there for later runs.")
 @click.option("--evaluate-every", type=int, help="Steps between looks at the held-out tasks.")
+@click.option("--compiled", help='"auto", "on", "off": compile the base model.')
 @click.option("--device", help='"auto", "cpu", "cuda".')
 @click.option("--dtype", help='"auto", "float32", "bfloat16".')
 @base_option
 @registry_options
 @json_option
 @pass_globals
-def train_hypernet(
-    shared: Globals, /, tasks: Path, out: Path, as_json: bool, **options: Any
-) -> None:
+def train_hypernet(shared: Globals, /, out: Path, as_json: bool, **options: Any) -> None:
     """Train a hypernetwork for a base model.
 
     An interrupted run is resumed. Options left out take the values with which the
@@ -66,10 +114,9 @@ def train_hypernet(
     from hyperplug.hypernet.options import TrainingOptions
     from hyperplug.hypernet.recipe import train_hypernet as train
 
-    given = {name: value for name, value in options.items() if value not in (None, ())}
     with TrainingMeter() as meter:
         checkpoint = train(
-            TrainingOptions(tasks=tasks, out=out, **given),
+            TrainingOptions(out=out, **_given(options)),
             settings=shared.settings(),
             progress=meter,
         )
@@ -85,6 +132,11 @@ def train_hypernet(
     else:
         click.echo(str(out))
         say(f"Use it with --hypernet {out}, or HYPERPLUG_HYPERNET={out}")
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that were given; the others keep their defaults."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
 
 
 @click.command("evaluate")

@@ -43,6 +43,7 @@ _COMMANDS = (
     serving.serve,
     serving.prepare_base,
     serving.demo,
+    learning.prepare_tasks,
     learning.train_hypernet,
     learning.evaluate,
     database.db,

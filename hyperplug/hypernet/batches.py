@@ -14,7 +14,7 @@ from torch import Tensor
 from hyperplug.hypernet.data import IGNORE, TokenSequence
 from hyperplug.hypernet.encoding import MAX_EXAMPLES, EncodedDescription
 
-_LENGTH_STEP = 32
+_LENGTH_STEP = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +42,14 @@ class Step:
     Attributes:
         descriptions: None where the task is to be read from its examples alone.
         keep: 0 where the generated part is dropped, to train the static part alone, (T,).
+        length: no sequence has more tokens, unless its task has only longer ones.
     """
 
     descriptions: tuple[EncodedDescription | None, ...]
     examples: tuple[NDArray[np.float32], ...]
     keep: Tensor
     sequences: tuple[TokenSequence, ...]
+    length: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ class Sampler:
             examples=tuple(examples for _, examples in drawn),
             keep=torch.tensor(keep),
             sequences=tuple(sequences),
+            length=bucket,
         )
 
     def _conditioning(
@@ -130,9 +133,13 @@ class TokenBatch:
     targets: Tensor
 
 
-def pad(sequences: Sequence[TokenSequence]) -> TokenBatch:
-    """Returns the sequences as one batch; the answer's tokens are the targets."""
-    length = max(len(sequence) for sequence in sequences)
+def pad(sequences: Sequence[TokenSequence], *, length: int | None = None) -> TokenBatch:
+    """Returns the sequences as one batch; the answer's tokens are the targets.
+
+    Args:
+        length: pad to at least so many tokens.
+    """
+    length = max(length or 0, *(len(sequence) for sequence in sequences))
     token_ids = torch.zeros(len(sequences), length, dtype=torch.long)
     targets = torch.full((len(sequences), length), IGNORE, dtype=torch.long)
     for row, sequence in enumerate(sequences):

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hyperplug.entities import HypernetSpec, Thresholds
 from hyperplug.errors import CheckpointError
-from hyperplug.hypernet.model import Hypernet, HypernetConfig
+from hyperplug.hypernet.model import AdapterNetwork
+from hyperplug.hypernet.networks import build_network, config_as_dict, config_from_dict
 
 FORMAT = "hyperplug-hypernet-1"
 _PREFIX = "hypernet."
@@ -27,13 +28,14 @@ class Checkpoint:
     """A hypernetwork with what is needed to use it.
 
     Attributes:
+        network: generates the adapters.
         support: unit embeddings of the descriptions it was trained on, (n, embedding).
         thresholds: the lookup policy's defaults, chosen on validation tasks.
         training: how it was trained: steps, tasks, seed, hardware, figures.
         fingerprint: SHA-256 hex over configuration and weights.
     """
 
-    hypernet: Hypernet
+    network: AdapterNetwork
     support: Tensor
     thresholds: Thresholds
     fingerprint: str = ""
@@ -42,7 +44,7 @@ class Checkpoint:
     @property
     def spec(self) -> HypernetSpec:
         """Its identity, as the registry stores it."""
-        config = self.hypernet.config
+        config = self.network.config
         return HypernetSpec(
             fingerprint=self.fingerprint,
             base_fingerprint=config.base_fingerprint,
@@ -63,11 +65,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     tensors = {
         _PREFIX + name: value.detach().to(torch.float16).contiguous().cpu()
-        for name, value in checkpoint.hypernet.state_dict().items()
+        for name, value in checkpoint.network.state_dict().items()
     }
     tensors[_SUPPORT] = checkpoint.support.to(torch.float16).contiguous().cpu()
     about = {
-        "config": checkpoint.hypernet.config.as_dict(),
+        "config": config_as_dict(checkpoint.network.config),
         "thresholds": {
             "near": checkpoint.thresholds.near,
             "support": checkpoint.thresholds.support,
@@ -96,12 +98,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 )
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         about = json.loads(metadata[FORMAT], parse_constant=lambda _: None)  # NaN
-        hypernet = Hypernet(HypernetConfig.from_dict(about["config"]))
-        hypernet.load_state_dict(
+        network = build_network(config_from_dict(about["config"]))
+        network.load_state_dict(
             {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}
         )
         return Checkpoint(
-            hypernet=hypernet.eval().requires_grad_(False),
+            network=network.eval().requires_grad_(False),
             support=tensors[_SUPPORT],
             thresholds=Thresholds(**about["thresholds"]),
             fingerprint=_fingerprint(about["config"], tensors),

@@ -42,7 +42,8 @@ def encode_examples(embedder: Embedder, examples: Sequence[Example]) -> NDArray[
         return np.zeros((0, 2 * embedder.dimension), dtype=np.float32)
     texts = [e.input[:_MAX_EXAMPLE_CHARACTERS] for e in examples]
     texts += [e.output[:_MAX_EXAMPLE_CHARACTERS] for e in examples]
-    vectors = embedder.embed(texts)  # (2k, embedding)
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    vectors = embedder.embed(list(rows))[[rows[text] for text in texts]]  # (2k, embedding)
     return np.concatenate([vectors[: len(examples)], vectors[len(examples) :]], axis=1)
 
 

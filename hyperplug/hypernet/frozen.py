@@ -39,6 +39,8 @@ class FrozenBase:
         self.split = min(layer_index(path) for path in target_modules)
         self._lower = _part(self._decoder, slice(0, self.split), last=False)
         self._upper = _part(self._decoder, slice(self.split, None), last=True)
+        self.hidden_size = int(model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+        self._run: Any = self._run_adapted
         # Models that mix sliding and full attention find a layer's kind by its index, which
         # the upper part would count from 0.
         kinds = set(getattr(model.config, "layer_types", None) or ())
@@ -52,6 +54,38 @@ class FrozenBase:
             yield
         finally:
             self._active = None
+
+    def compile(self) -> None:
+        """Compiles what `adapted_hidden` runs, anew for each shape of its input."""
+        torch._dynamo.config.recompile_limit = 64
+        self._run = torch.compile(self._run_adapted, dynamic=False)
+
+    def adapted_hidden(
+        self,
+        loras: list[LoraBatch] | None,
+        *,
+        token_ids: Tensor | None = None,
+        states: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the final hidden states with T adapters applied, (rows, length, hidden).
+
+        Args:
+            token_ids: the input, (rows, length) ...
+            states: ... or what `lower` made of it, (rows, length, hidden).
+        """
+        run = self._run if loras is not None and torch.is_grad_enabled() else self._run_adapted
+        a = [lora.a.to(self.dtype) for lora in loras or ()]
+        b = [lora.b.to(self.dtype) for lora in loras or ()]
+        hidden: Tensor = run(token_ids, states, a, b)
+        return hidden
+
+    def _run_adapted(
+        self, token_ids: Tensor | None, states: Tensor | None, a: list[Tensor], b: list[Tensor]
+    ) -> Tensor:
+        self._active = [LoraBatch(a=x, b=y) for x, y in zip(a, b, strict=True)] or None
+        hidden = self.upper(states) if states is not None else self.hidden(token_ids)  # type: ignore[arg-type]
+        self._active = None
+        return hidden
 
     @torch.no_grad()
     def lower(self, token_ids: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Generator:
     def __init__(self, checkpoint: Checkpoint, *, embedder: Embedder) -> None:
         self.spec: HypernetSpec = checkpoint.spec
         self.thresholds: Thresholds = checkpoint.thresholds
-        self._hypernet = checkpoint.hypernet
+        self._network = checkpoint.network
         self._support: NDArray[np.float32] = checkpoint.support.float().numpy()
         self._embedder = embedder
         self._lock = threading.Lock()  # one generation at a time: they share the cores
@@ -51,17 +51,15 @@ class Generator:
         bytes on the same hardware.
         """
         return pack(
-            _slots(self._hypernet.config.target_modules, self.loras(description, examples)),
+            _slots(self._network.config.target_modules, self.loras(description, examples)),
             alpha=float(self.spec.rank),
         )
 
     def static(self) -> AdapterWeights:
         """Returns the part of every adapter that does not depend on the task."""
         with self._lock, torch.inference_mode():
-            loras = self._hypernet.static()
-        return pack(
-            _slots(self._hypernet.config.target_modules, loras), alpha=float(self.spec.rank)
-        )
+            loras = self._network.static()
+        return pack(_slots(self._network.config.target_modules, loras), alpha=float(self.spec.rank))
 
     def loras(self, description: str | None, examples: Sequence[Example] = ()) -> list[LoraBatch]:
         """Returns the adapter as tensors of a batch of one, one `LoraBatch` a module."""
@@ -73,7 +71,7 @@ class Generator:
             )
             pairs = encode_examples(self._embedder, examples[:MAX_EXAMPLES])
             task = collate([encoded], [pairs], embedding_size=self._embedder.dimension)
-            loras: list[LoraBatch] = self._hypernet(task)
+            loras: list[LoraBatch] = self._network(task)
         return loras
 
 

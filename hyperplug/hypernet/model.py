@@ -96,6 +96,10 @@ class TaskInput:
         """Returns the batch on `device`."""
         return TaskInput(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
+    def part(self, rows: slice) -> TaskInput:
+        """Returns some tasks of the batch."""
+        return TaskInput(**{name: getattr(self, name)[rows] for name in self.__slots__})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraBatch:
@@ -103,6 +107,45 @@ class LoraBatch:
 
     a: Tensor
     b: Tensor
+
+
+class AdapterNetwork(nn.Module):
+    """A network from encoded tasks to adapters: what trainer and generator work with.
+
+    Attributes:
+        config: its shape, with at least `embedding_size`, `target_modules`, `rank`,
+            `base_fingerprint` and `embedder_id`.
+    """
+
+    config: Any
+
+    def encode(self, task: TaskInput) -> Tensor:
+        """Returns task codes, (T, code)."""
+        raise NotImplementedError
+
+    def decode(self, code: Tensor, *, keep: Tensor | None = None) -> list[LoraBatch]:
+        """Returns the adapter of each code, one `LoraBatch` a slot.
+
+        Args:
+            code: task codes, (T, code).
+            keep: 1 to keep, 0 to drop what is generated for a task, (T,); default all 1.
+        """
+        raise NotImplementedError
+
+    def forward(self, task: TaskInput, *, keep: Tensor | None = None) -> list[LoraBatch]:
+        """Returns the adapters of a batch of encoded tasks."""
+        return self.decode(self.encode(task), keep=keep)
+
+    def static(self) -> list[LoraBatch]:
+        """Returns what does not depend on the task, as a batch of one task."""
+        parameter = next(self.parameters())
+        task = empty_task(self.config.embedding_size).to(parameter.device)
+        loras: list[LoraBatch] = self(task, keep=torch.zeros(1, device=parameter.device))
+        return loras
+
+    def is_factor(self, name: str) -> bool:
+        """Returns whether a parameter is a LoRA factor, to be trained at the full rate."""
+        raise NotImplementedError
 
 
 class TaskEncoder(nn.Module):
@@ -169,7 +212,7 @@ class TaskEncoder(nn.Module):
         return read.flatten(1)
 
 
-class Hypernet(nn.Module):
+class Hypernet(AdapterNetwork):
     """Maps encoded tasks to the LoRA factors of every slot, in one forward pass."""
 
     def __init__(self, config: HypernetConfig) -> None:
@@ -237,12 +280,7 @@ class Hypernet(nn.Module):
         return code
 
     def decode(self, code: Tensor, *, keep: Tensor | None = None) -> list[LoraBatch]:
-        """Returns the adapter of each code, one `LoraBatch` a slot.
-
-        Args:
-            code: task codes, (T, code).
-            keep: 1 to keep, 0 to drop the generated part of a task, (T,); default all 1.
-        """
+        """Returns the adapter of each code: static and generated part side by side."""
         config = self.config
         hidden = self.trunk_in(code)[:, None] + self.slots  # (T, slots, code)
         hidden = self.trunk_norm(hidden + self.trunk_out(hidden))
@@ -255,17 +293,9 @@ class Hypernet(nn.Module):
         mix_b = mix_b * (gate[..., None] * config.scale)
         return [self._slot(slot, mix_a[:, slot], mix_b[:, slot]) for slot in range(shape[1])]
 
-    def forward(self, task: TaskInput, *, keep: Tensor | None = None) -> list[LoraBatch]:
-        """Returns the adapters of a batch of encoded tasks."""
-        return self.decode(self.encode(task), keep=keep)
-
-    def static(self) -> list[LoraBatch]:
-        """Returns the shared part alone, as a batch of one task of the full rank."""
-        parameter = next(self.parameters())
-        return self.decode(
-            torch.zeros(1, self.config.code_size, device=parameter.device, dtype=parameter.dtype),
-            keep=torch.zeros(1, device=parameter.device, dtype=parameter.dtype),
-        )
+    def is_factor(self, name: str) -> bool:
+        """Returns whether a parameter is an atom or a static factor."""
+        return name.startswith(("atoms", "static"))
 
     def _slot(self, slot: int, mix_a: Tensor, mix_b: Tensor) -> LoraBatch:
         tasks = mix_a.shape[0]
@@ -274,6 +304,19 @@ class Hypernet(nn.Module):
         static_a = self.static_a[slot].expand(tasks, -1, -1)
         static_b = (self.static_b[slot] * self.config.scale).expand(tasks, -1, -1)
         return LoraBatch(a=torch.cat([static_a, a], dim=1), b=torch.cat([static_b, b], dim=2))
+
+
+def empty_task(embedding_size: int) -> TaskInput:
+    """Returns one task of which nothing is known."""
+    none = torch.zeros(1, 0, dtype=torch.bool)
+    return TaskInput(
+        tokens=torch.zeros(1, 0, embedding_size),
+        token_mask=none,
+        pooled=torch.zeros(1, embedding_size),
+        has_description=torch.zeros(1, dtype=torch.bool),
+        examples=torch.zeros(1, 0, 2 * embedding_size),
+        example_mask=none,
+    )
 
 
 def _parameters(shapes: Any) -> nn.ParameterList:

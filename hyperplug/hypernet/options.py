@@ -10,11 +10,14 @@ from hyperplug.errors import ConfigError
 from hyperplug.hypernet.prepare import DEFAULT_MODULES
 
 DEFAULT_MINUTES = 90.0
+NETWORKS = ("hypernet", "text-to-lora-l", "text-to-lora-m", "text-to-lora-s")
 _POSITIVE = (
     "steps",
     "minutes",
     "learning_rate",
-    "generated_rank",
+    "scale",
+    "tasks_per_step",
+    "sequences_per_task",
     "atoms",
     "max_tokens",
     "max_answer_tokens",
@@ -22,72 +25,127 @@ _POSITIVE = (
     "limit_tasks",
     "evaluate_every",
 )
-_NOT_NEGATIVE = ("top_layers", "static_rank", "cache_gib")
+_NOT_NEGATIVE = (
+    "top_layers",
+    "static_rank",
+    "generated_rank",
+    "cache_gib",
+    "composed",
+    "rewordings",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingOptions:
-    """What to train on, for how long, and the hypernetwork's shape.
+class CorpusOptions:
+    """What to train on, and what of it.
 
     Attributes:
-        tasks: a file of task lines, or a folder; see `read_training_tasks`.
+        tasks: a file of task lines, a folder, or a file that `prepare-tasks` made; see
+            `read_training_tasks`.
         validation: likewise; None for the corpus's own split or held-out families.
+        max_tokens: longer examples are left out; likewise `max_answer_tokens`.
+        in_prompt: share of the examples that carry the description in the prompt.
+        composed: how many tasks to make of each by asking for another answer format.
+        rewordings: how many further wordings of its descriptions to make.
+        include_noncommercial: also train on tasks from which no checkpoint may be shipped.
+        limit_tasks: train on so many only, drawn at random.
+    """
+
+    tasks: Path
+    validation: Path | None = None
+    seed: int = 0
+    max_tokens: int = 192
+    max_answer_tokens: int = 48
+    examples_per_task: int = 48
+    in_prompt: float = 0.25
+    composed: int = 1
+    rewordings: int = 2
+    include_noncommercial: bool = False
+    limit_tasks: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions(CorpusOptions):
+    """What to train on, for how long, and the network's shape.
+
+    Attributes:
         out: the checkpoint to write; an interrupted run is resumed from a file beside it.
+        network: one of `NETWORKS`.
         steps: end after so many optimizer steps; None for no limit.
         minutes: end after so much training time; None for no limit, or for
             `DEFAULT_MINUTES` if `steps` is None too.
         top_layers: how many of the last layers to adapt; 0 for all. The lower ones need
-            no backward pass, and their output is kept in memory.
+            no backward pass, and their output is kept.
         modules: last parts of the names of the projections to adapt.
-        max_tokens: longer examples are left out; likewise `max_answer_tokens`.
-        in_prompt: share of the examples that carry the description in the prompt.
-        include_noncommercial: also train on tasks from which no checkpoint may be shipped.
+        static_rank: rank of the part that all tasks share; likewise `generated_rank`, of
+            which 0 gives a multi-task LoRA.
+        scale: multiplier of the adapters.
+        tasks_per_step: how many tasks an optimizer step sees, and how many examples of each.
+        cache_gib: at most so much of the lower layers' output is kept ...
+        cache_dir: ... in files there, for later runs too; None for this run only.
+        compiled: "auto", "on" or "off": compile the base model.
         device: "auto", or a torch device; likewise `dtype`.
     """
 
-    tasks: Path
     out: Path
-    validation: Path | None = None
+    network: str = "hypernet"
     steps: int | None = None
     minutes: float | None = None
-    seed: int = 0
     learning_rate: float = 2e-3
+    scale: float = 2.0
     top_layers: int = 12
     modules: tuple[str, ...] = DEFAULT_MODULES
     static_rank: int = 8
     generated_rank: int = 8
-    atoms: int = 32
-    max_tokens: int = 192
-    max_answer_tokens: int = 48
-    examples_per_task: int = 100
-    in_prompt: float = 0.1
-    include_noncommercial: bool = False
-    limit_tasks: int | None = None
-    cache_gib: float = 4.0
+    atoms: int = 48
+    tasks_per_step: int = 16
+    sequences_per_task: int = 2
+    cache_gib: float = 8.0
+    cache_dir: Path | None = None
     evaluate_every: int = 500
+    compiled: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
 
 
-def check_options(options: TrainingOptions) -> None:
+def check_options(options: CorpusOptions) -> None:
     """Raises ConfigError for an option that makes no sense or an output file out of reach."""
     for name in _POSITIVE:
-        value = getattr(options, name)
+        value = getattr(options, name, None)
         if value is not None and not value > 0:
             raise ConfigError(f"{name} is {value}", hint="give a number above 0")
     for name in _NOT_NEGATIVE:
-        if not getattr(options, name) >= 0:
-            raise ConfigError(f"{name} is {getattr(options, name)}", hint="give 0 or more")
+        value = getattr(options, name, None)
+        if value is not None and not value >= 0:
+            raise ConfigError(f"{name} is {value}", hint="give 0 or more")
     if not 0 <= options.in_prompt <= 1:
         raise ConfigError(f"in_prompt is {options.in_prompt}", hint="give a share, 0 to 1")
-    if options.out.is_dir():
-        raise ConfigError(f"{options.out} is a folder", hint="name a file, hypernet.safetensors")
+    if isinstance(options, TrainingOptions):
+        _check_choices(options)
+        check_output(options.out)
+
+
+def check_output(out: Path) -> None:
+    """Raises ConfigError unless a file can be written there."""
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder", hint="name a file, hypernet.safetensors")
     try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise unwritable(options.out, exc) from exc
-    if not os.access(options.out.parent, os.W_OK):
-        raise ConfigError(f"{options.out.parent} is not writable", hint="choose another --out")
+        raise unwritable(out, exc) from exc
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"{out.parent} is not writable", hint="choose another --out")
+
+
+def _check_choices(options: TrainingOptions) -> None:
+    if options.network not in NETWORKS:
+        raise ConfigError(
+            f"unknown network {options.network!r}", hint=f"choose among {', '.join(NETWORKS)}"
+        )
+    if options.compiled not in ("auto", "on", "off"):
+        raise ConfigError(f"compiled is {options.compiled!r}", hint="give auto, on or off")
+    if options.static_rank + options.generated_rank == 0:
+        raise ConfigError("both ranks are 0", hint="give --static-rank or --generated-rank")
 
 
 def unwritable(out: Path, exc: OSError) -> ConfigError:

@@ -25,6 +25,7 @@ from hyperplug.hypernet.frozen import layer_index
 DEFAULT_MODULES = ("q_proj", "v_proj", "o_proj", "down_proj")
 _MAX_DESCRIPTIONS = 8
 _MIN_SEQUENCES = 4
+_WORDINGS_IN_PROMPT = 3
 _TASKS_AT_ONCE = 64
 # A novel description is generated for unless it is farther from the training tasks than
 # all but this share of validation tasks; a neighbour is trusted where no more than this
@@ -147,7 +148,7 @@ def _prepare_group(
         conditioning = min(limits.conditioning, len(sequences) // 2)
         if len(sequences) - conditioning < _MIN_SEQUENCES:
             continue
-        indices = [int(s.key.rsplit("/", 1)[1].split("#")[0]) for s in sequences[:conditioning]]
+        indices = [_index(sequence) for sequence in sequences[:conditioning]]
         kept.append((task, sequences, [task.examples[index] for index in indices]))
     texts = [text for task, _, _ in kept for text in task.descriptions[:_MAX_DESCRIPTIONS]]
     descriptions = iter(encode_descriptions(embedder, texts))
@@ -180,6 +181,22 @@ def _sequences(
     stripped = tokenise(tokenizer, task, **sizes)
     if limits.in_prompt == 0:
         return stripped
-    told = tokenise(tokenizer, task, description=rng.choice(task.descriptions), **sizes)
-    by_index = {sequence.key.split("#")[0]: sequence for sequence in told}
-    return [by_index.get(s.key, s) if rng.random() < limits.in_prompt else s for s in stripped]
+    wordings = rng.sample(task.descriptions, min(_WORDINGS_IN_PROMPT, len(task.descriptions)))
+    told = {
+        (number, _index(sequence)): sequence
+        for number, wording in enumerate(wordings)
+        for sequence in tokenise(tokenizer, task, description=wording, **sizes)
+    }
+    chosen: list[TokenSequence] = []
+    for index in range(min(len(task.examples), limits.examples_per_task)):
+        fitting = [told[n, index] for n in range(len(wordings)) if (n, index) in told]
+        if fitting and rng.random() < limits.in_prompt:
+            chosen.append(rng.choice(fitting))
+        elif limits.in_prompt < 1:
+            chosen += [s for s in stripped if _index(s) == index]
+    return chosen
+
+
+def _index(sequence: TokenSequence) -> int:
+    """Returns which of its task's examples a sequence is."""
+    return int(sequence.key.rsplit("/", 1)[1].split("#")[0])

@@ -5,46 +5,48 @@ The defaults are those with which the checkpoint that comes with hyperplug was t
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from hyperplug.basemodel import BaseModel, resolve_base
 from hyperplug.config import Settings
-from hyperplug.embedding import Embedder, load_embedder
+from hyperplug.embedding import Embedder
 from hyperplug.entities import BaseModelSpec
 from hyperplug.errors import TrainingError
-from hyperplug.hypernet.batches import PreparedTask
+from hyperplug.hypernet.batches import Sampling
 from hyperplug.hypernet.checkpoint import Checkpoint, load_checkpoint
-from hyperplug.hypernet.data import CorpusTask
-from hyperplug.hypernet.loading import load_frozen, load_tokenizer, pick_device, pick_dtype
+from hyperplug.hypernet.corpus import PreparationProgress, prepare_corpus
+from hyperplug.hypernet.frozen import FrozenBase
+from hyperplug.hypernet.loading import load_frozen, pick_device, pick_dtype
 from hyperplug.hypernet.model import HypernetConfig
+from hyperplug.hypernet.networks import NetworkConfig
 from hyperplug.hypernet.options import (
     DEFAULT_MINUTES,
     TrainingOptions,
     check_options,
     unwritable,
 )
-from hyperplug.hypernet.prepare import Preparation, choose_modules, prepare_tasks
-from hyperplug.hypernet.splits import TrainingTasks, read_training_tasks
+from hyperplug.hypernet.prepare import choose_modules
+from hyperplug.hypernet.prepared import PreparedCorpus
+from hyperplug.hypernet.states import LowerStates, states_file
+from hyperplug.hypernet.text_to_lora_shape import TextToLoraConfig, Variant
 from hyperplug.hypernet.train import Report, TrainConfig, Trainer
+from hyperplug.hypernet.workers import join_workers
 
 _UNLIMITED_STEPS = 10**6
-_VALIDATION_EXAMPLES = 40
-_SHOWN_PROBLEMS = 10
+# Compiling takes some minutes; a shorter run is over before it has paid.
+_WORTH_COMPILING_STEPS = 300
+_WORTH_COMPILING_MINUTES = 8.0
 
 
-class TrainingProgress:
+class TrainingProgress(PreparationProgress):
     """Told how a training run goes; does nothing. Override what you want to show."""
-
-    def say(self, line: str) -> None:
-        """A step that takes more than a second begins, or something deserves notice."""
-
-    def prepared(self, done: int, total: int) -> None:
-        """So many of the tasks are tokenised and encoded."""
 
     def stepped(self, report: Report) -> None:
         """An optimizer step is done."""
@@ -71,114 +73,90 @@ def train_hypernet(
     """
     progress = progress or TrainingProgress()
     check_options(options)
-    tasks = read_training_tasks(
-        options.tasks,
-        validation=options.validation,
-        include_noncommercial=options.include_noncommercial,
-        limit_tasks=options.limit_tasks,
-        seed=options.seed,
-    )
-    _say_what_was_left_out(tasks, progress)
     base = resolve_base(settings.base, cache=settings.cache, progress=progress.say)
     modules = choose_modules(
         base.spec, modules=options.modules, top_layers=options.top_layers or None
     )
-    progress.say("Loading the text encoder")
-    embedder = embedder or load_embedder(settings.embedder)
-    train, validation = _prepare(options, tasks, base, embedder, progress)
-    progress.say(f"Loading base model {base.spec.id}")
+    corpus = prepare_corpus(
+        options, settings=settings, base=base, embedder=embedder, progress=progress
+    )
     device = pick_device(options.device)
+    workers = join_workers(device, tasks=options.tasks_per_step)
+    progress.say(f"Loading base model {base.spec.id}")
     dtype = pick_dtype(options.dtype, device)
     frozen = load_frozen(base, modules, device=device, dtype=dtype)
     with _plain_failures(options.out):
         trainer = Trainer(
             config=_train_config(options),
-            hypernet=_hypernet_config(options, base.spec, embedder, modules),
+            network=_network_config(options, base.spec, corpus, modules),
             base=frozen,
-            train=train,
-            validation=validation,
+            train=corpus.train,
+            validation=corpus.validation,
             out=options.out,
+            states=_lower_states(options, frozen, base, workers.rank),
+            workers=workers,
         )
         trainer.run(progress.stepped)
     return load_checkpoint(options.out)
 
 
-def _say_what_was_left_out(tasks: TrainingTasks, progress: TrainingProgress) -> None:
-    for line in tasks.skipped[:_SHOWN_PROBLEMS]:
-        progress.say(f"Skipped {line}")
-    if len(tasks.skipped) > _SHOWN_PROBLEMS:
-        progress.say(f"Skipped {len(tasks.skipped) - _SHOWN_PROBLEMS} more lines")
-    if tasks.excluded:
-        progress.say(f"Left out {tasks.excluded} tasks for their licence")
-    if not tasks.validation:
-        progress.say("Too few families to hold any out: the run goes without validation")
-
-
-def _prepare(
-    options: TrainingOptions,
-    tasks: TrainingTasks,
-    base: BaseModel,
-    embedder: Embedder,
-    progress: TrainingProgress,
-) -> tuple[list[PreparedTask], list[PreparedTask]]:
-    limits = Preparation(
-        max_tokens=options.max_tokens,
-        max_answer_tokens=options.max_answer_tokens,
-        examples_per_task=options.examples_per_task,
-        in_prompt=options.in_prompt,
-        seed=options.seed,
-    )
-    tokenizer = load_tokenizer(base)
-    done, total = 0, len(tasks.train) + len(tasks.validation)
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress.prepared(done, total)
-
-    def prepare(chosen: tuple[CorpusTask, ...], limits: Preparation) -> list[PreparedTask]:
-        return prepare_tasks(
-            chosen, tokenizer=tokenizer, embedder=embedder, limits=limits, progress=count
-        )
-
-    progress.say(f"Preparing {total} tasks")
-    train = prepare(tasks.train, limits)
-    few = min(_VALIDATION_EXAMPLES, options.examples_per_task)
-    validation = (
-        prepare(tasks.validation, replace(limits, in_prompt=0.0, examples_per_task=few))
-        if tasks.validation
-        else []
-    )
-    progress.say(f"{len(train)} tasks to train on, {len(validation)} to validate on")
-    return train, validation
+def _lower_states(
+    options: TrainingOptions, frozen: FrozenBase, base: BaseModel, rank: int
+) -> LowerStates | None:
+    """Returns the store of the lower layers' output; a GPU is faster without."""
+    if not frozen.can_split or not options.cache_gib or frozen.device.type != "cpu":
+        return None
+    file = None
+    if options.cache_dir is not None:
+        file = states_file(options.cache_dir, frozen, fingerprint=base.spec.fingerprint)
+        file = file.with_stem(f"{file.stem}-{rank}") if rank else file
+    return LowerStates(frozen, budget_bytes=int(options.cache_gib * 2**30), file=file)
 
 
 def _train_config(options: TrainingOptions) -> TrainConfig:
     unlimited = options.steps is None and options.minutes is None
-    return TrainConfig(
+    config = TrainConfig(
         steps=options.steps or _UNLIMITED_STEPS,
         minutes=DEFAULT_MINUTES if unlimited else options.minutes or 0.0,
         seed=options.seed,
         learning_rate=options.learning_rate,
-        cache_gib=options.cache_gib,
+        sampling=Sampling(tasks=options.tasks_per_step, sequences=options.sequences_per_task),
         evaluate_every=options.evaluate_every,
     )
+    return replace(config, compiled=_should_compile(options.compiled, config))
 
 
-def _hypernet_config(
-    options: TrainingOptions, base: BaseModelSpec, embedder: Embedder, modules: tuple[str, ...]
-) -> HypernetConfig:
+def _should_compile(wanted: str, config: TrainConfig) -> bool:
+    if wanted != "auto":
+        return wanted == "on"
+    long = config.steps >= _WORTH_COMPILING_STEPS and not (
+        0 < config.minutes < _WORTH_COMPILING_MINUTES
+    )
+    return long and any(shutil.which(name) for name in ("g++", "clang++"))
+
+
+def _network_config(
+    options: TrainingOptions, base: BaseModelSpec, corpus: PreparedCorpus, modules: tuple[str, ...]
+) -> NetworkConfig:
     shapes = [base.module_shapes[path] for path in modules]
+    shared: dict[str, Any] = {
+        "base_fingerprint": base.fingerprint,
+        "embedder_id": corpus.embedder_id,
+        "embedding_size": corpus.embedding_size,
+        "target_modules": modules,
+        "in_features": tuple(shape.in_features for shape in shapes),
+        "out_features": tuple(shape.out_features for shape in shapes),
+        "scale": options.scale,
+    }
+    if options.network != "hypernet":
+        variant = cast(Variant, options.network[-1].upper())
+        rank = options.static_rank + options.generated_rank
+        return TextToLoraConfig(variant=variant, rank=rank, **shared)
     return HypernetConfig(
-        base_fingerprint=base.fingerprint,
-        embedder_id=embedder.id,
-        embedding_size=embedder.dimension,
-        target_modules=modules,
-        in_features=tuple(shape.in_features for shape in shapes),
-        out_features=tuple(shape.out_features for shape in shapes),
         static_rank=options.static_rank,
         generated_rank=options.generated_rank,
         atoms=options.atoms,
+        **shared,
     )
 
 

@@ -6,11 +6,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from hyperplug.errors import TrainingError
 from hyperplug.hypernet.data import CorpusTask, family_groups, read_corpus, shippable
 
 _HELD_OUT_SHARE = 0.1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ def read_training_tasks(
         tasks: a file of task lines or a folder.
         validation: likewise; None for the default above.
         include_noncommercial: also train on tasks from which no checkpoint may be shipped.
-        limit_tasks: read so many tasks at most of either.
+        limit_tasks: train on so many tasks at most, drawn at random.
 
     Raises:
         InvalidTaskFileError: if a path is missing or holds no usable task.
@@ -71,19 +73,26 @@ def read_training_tasks(
         )
     if validation is None:
         held_out = _held_out_families(usable, seed)
-        train = [task for task in usable if task.family not in held_out][:limit_tasks]
-        chosen = tuple(task for task in usable if task.family in held_out)[:limit_tasks]
+        train = [task for task in usable if task.family not in held_out]
+        chosen = tuple(task for task in usable if task.family in held_out)
         skipped = corpus.skipped
     else:
         other = read_corpus(validation)
-        train, chosen = usable[:limit_tasks], other.tasks[:limit_tasks]
+        train, chosen = usable, other.tasks
         skipped = corpus.skipped + other.skipped
     return TrainingTasks(
-        train=tuple(train),
+        train=tuple(drawn(train, limit_tasks, seed=seed)),
         validation=chosen,
         skipped=skipped,
         excluded=len(corpus.tasks) - len(usable),
     )
+
+
+def drawn(items: Sequence[T], count: int | None, *, seed: int) -> list[T]:
+    """Returns so many items in their order; fewer of one seed are among more of it."""
+    order = list(range(len(items)))
+    random.Random(f"{seed}/tasks").shuffle(order)
+    return [items[index] for index in sorted(order[:count])]
 
 
 def _held_out_families(tasks: Sequence[CorpusTask], seed: int) -> frozenset[str]:

@@ -7,9 +7,8 @@ a share of the rows, so that it is a usable multi-task LoRA by itself.
 
 from __future__ import annotations
 
-import csv
+import copy
 import ctypes
-import io
 import math
 import platform
 import time
@@ -22,13 +21,21 @@ import torch
 from torch import Tensor
 
 from hyperplug.errors import TrainingError
-from hyperplug.hypernet.batches import PreparedTask, Sampler, Sampling, Step, TokenBatch, pad
-from hyperplug.hypernet.checkpoint import Checkpoint, save_checkpoint, write_atomically
-from hyperplug.hypernet.data import IGNORE, TokenSequence
+from hyperplug.hypernet.batches import PreparedTask, Sampler, Sampling
+from hyperplug.hypernet.checkpoint import Checkpoint, save_checkpoint
 from hyperplug.hypernet.encoding import collate
 from hyperplug.hypernet.frozen import FrozenBase
-from hyperplug.hypernet.model import Hypernet, HypernetConfig, LoraBatch, TaskInput
+from hyperplug.hypernet.losses import AnswerLoss
+from hyperplug.hypernet.model import TaskInput
+from hyperplug.hypernet.networks import NetworkConfig, build_network
 from hyperplug.hypernet.prepare import calibrate, support_vectors
+from hyperplug.hypernet.runstate import RunState, load_state, save_state, write_log
+from hyperplug.hypernet.states import LowerStates
+from hyperplug.hypernet.validation import validation_losses
+from hyperplug.hypernet.workers import Workers
+
+# Noise on the task code, as a share of that on the encodings.
+_CODE_NOISE = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +54,9 @@ class TrainConfig:
         ema: decay of the weight average that is shipped.
         noise: standard deviation of noise on encodings (relative) and on the task code.
         token_dropout: share of description tokens hidden from the hypernetwork.
-        cache_gib: memory for the lower layers' output.
-        evaluate_every: steps between looks at the validation tasks.
+        compiled: compile the base model; worth it from some hundred steps on.
+        evaluate_every: steps between looks at the validation tasks; the weights with the
+            lowest loss there are the ones that are shipped.
         save_every_seconds: a kill loses at most this much work.
     """
 
@@ -65,7 +73,7 @@ class TrainConfig:
     noise: float = 0.3
     token_dropout: float = 0.15
     sampling: Sampling = field(default_factory=Sampling)
-    cache_gib: float = 4.0
+    compiled: bool = False
     evaluate_every: int = 250
     save_every_seconds: float = 120.0
 
@@ -82,35 +90,39 @@ class Report:
 
 
 class Trainer:
-    """Owns a hypernetwork in training, and its state on disk beside the output file."""
+    """Owns a network in training, and its state on disk beside the output file."""
 
     def __init__(
         self,
         *,
         config: TrainConfig,
-        hypernet: HypernetConfig,
+        network: NetworkConfig,
         base: FrozenBase,
         train: Sequence[PreparedTask],
         validation: Sequence[PreparedTask],
         out: Path,
+        states: LowerStates | None = None,
+        workers: Workers | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config = config
         self.base = base
         self.out = out
+        self.shape = network
         self._train, self._validation = train, validation
+        self._workers = workers or Workers()
         self._sampler = Sampler(train, sampling=config.sampling, seed=config.seed)
-        self.hypernet = Hypernet(hypernet).to(base.device)
-        self._average = Hypernet(hypernet).to(base.device).requires_grad_(False)
-        self._average.load_state_dict(self.hypernet.state_dict())
+        self._losses = AnswerLoss(base, states=states)
+        if config.compiled:
+            base.compile()
+        self.network = build_network(network).to(base.device)
+        self._average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self._optimizer = torch.optim.AdamW(
-            self._groups(), betas=(0.9, 0.95), weight_decay=config.weight_decay
+            self._groups(), betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
         )
-        self._cache: dict[str, Tensor] = {}
-        self._cache_bytes = 0
+        self._best: dict[str, Tensor] | None = None
         self.step = 0
         self.elapsed_seconds = 0.0
-        self._tokens = 0
         self._log: list[dict[str, float]] = []
         self._state_file = out.with_suffix(".state.pt")
 
@@ -125,17 +137,18 @@ class Trainer:
         _keep_freed_memory()
         self._resume()
         saved, started = time.monotonic(), time.monotonic()
-        before, begun = self.elapsed_seconds, self._tokens
+        before, begun = self.elapsed_seconds, self._losses.tokens
         while self.progress() < 1:
-            loss = self._train_step()
+            elapsed = before + time.monotonic() - started
+            loss = self._train_step(elapsed)
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {loss} at step {self.step}",
                     hint="lower --learning-rate; the last saved state is kept",
                 )
             now = time.monotonic()
-            self.elapsed_seconds = before + now - started
-            speed = (self._tokens - begun) / (now - started)
+            tokens = self._workers.count * (self._losses.tokens - begun)
+            speed = tokens / (now - started)
             on_step(self._report(loss, speed))
             if self.step % self.config.evaluate_every == 0:
                 self._evaluate(loss, speed)
@@ -154,107 +167,78 @@ class Trainer:
         return min(1.0, done)
 
     def save(self) -> None:
-        """Writes the averaged hypernetwork to the output file."""
+        """Writes the averaged network to the output file: the best one on validation."""
+        if not self._workers.is_first:
+            return
+        shipped = copy.deepcopy(self._average)
+        if self._best is not None:
+            shipped.load_state_dict(self._best)
         save_checkpoint(
             self.out,
             Checkpoint(
-                hypernet=self._average,
+                network=shipped,
                 support=torch.from_numpy(support_vectors(self._train)),
                 thresholds=calibrate(self._train, self._validation or self._train),
-                training={
-                    "steps": self.step,
-                    "minutes": round(self.elapsed_seconds / 60, 1),
-                    "tokens": self._tokens,
-                    "tasks": len(self._train),
-                    "families": len({task.family for task in self._train}),
-                    "validation": _finite(self._log[-1]) if self._log else {},
-                    "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}"
-                    if self.base.device.type == "cpu"
-                    else torch.cuda.get_device_name(),
-                    "recipe": asdict(self.config),
-                },
+                training=self._about(),
             ),
         )
 
+    def _about(self) -> dict[str, Any]:
+        """Returns how the network was trained, for its checkpoint."""
+        on_cpu = self.base.device.type == "cpu"
+        threads = f"{torch.get_num_threads()} threads, {platform.machine()}"
+        return {
+            "steps": self.step,
+            "minutes": round(self.elapsed_seconds / 60, 1),
+            "tokens": self._workers.count * self._losses.tokens,
+            "processes": self._workers.count,
+            "tasks": len(self._train),
+            "families": len({task.family for task in self._train}),
+            "validation": _finite(self._best_row()),
+            "hardware": threads if on_cpu else torch.cuda.get_device_name(),
+            "recipe": asdict(self.config),
+        }
+
     # -- one step -----------------------------------------------------------------
 
-    def _train_step(self) -> float:
+    def _train_step(self, elapsed_seconds: float) -> float:
+        """Returns the step's loss, averaged over the processes."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * self._schedule()
         step = self._sampler.step(self.step)
-        task = self._task_input(step)
-        generator = torch.Generator().manual_seed(hash((self.config.seed, self.step)) % 2**31)
-        task = self._perturbed(task, generator)
-        code = self.hypernet.encode(task)
-        code = code + 0.3 * self.config.noise * torch.randn(code.shape, generator=generator).to(
-            code
-        )
-        loss = self._loss(self.hypernet.decode(code, keep=step.keep.to(code)), step.sequences)
+        mine = self._workers.share(len(step.descriptions))
+        seed = hash((self.config.seed, self.step)) % 2**31
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # for a network with dropout
+        size = self.network.config.embedding_size
+        batch = collate(step.descriptions, step.examples, embedding_size=size)
+        task = self._perturbed(batch, generator).part(mine).to(self.base.device)
+        code = self.network.encode(task)
+        noise = torch.randn(len(step.descriptions), code.shape[1], generator=generator)
+        code = code + _CODE_NOISE * self.config.noise * noise[mine].to(code)
+        loras = self.network.decode(code, keep=step.keep[mine].to(code))
+        sequences = step.sequences[self._workers.share(len(step.sequences))]
+        length = step.length if self.config.compiled else None
+        loss = self._losses(loras, sequences, length=length).mean()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.hypernet.parameters(), self.config.gradient_norm)
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        mean, self.elapsed_seconds = self._workers.average(
+            gradients, float(loss.detach()), elapsed_seconds
+        )
+        torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_norm, foreach=True)
         self._optimizer.step()
         self.step += 1
         self._update_average()
-        return float(loss.detach())
-
-    def _loss(self, loras: list[LoraBatch], sequences: Sequence[TokenSequence]) -> Tensor:
-        """Returns the mean over sequences of the mean answer-token loss."""
-        losses = self.sequence_losses(loras, sequences)
-        return losses.mean()
-
-    def sequence_losses(self, loras: list[LoraBatch], sequences: Sequence[TokenSequence]) -> Tensor:
-        """Returns the mean answer-token loss of each sequence, (rows,)."""
-        batch = pad(sequences)
-        token_ids = batch.token_ids.to(self.base.device)
-        self._tokens += sum(len(sequence) for sequence in sequences)
-        if self.base.can_split and self.config.cache_gib > 0:
-            states = self._lower_states(sequences, batch)
-            with self.base.adapted(loras):
-                hidden = self.base.upper(states)  # (rows, length, hidden)
-        else:
-            with self.base.adapted(loras):
-                hidden = self.base.hidden(token_ids)  # (rows, length, hidden)
-        targets = batch.targets.to(self.base.device)
-        chosen = targets != IGNORE
-        logits = self.base.logits(hidden[chosen]).float()  # (answer tokens, vocabulary)
-        token_losses = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="none")
-        rows = chosen.nonzero()[:, 0]  # (answer tokens,)
-        counts = chosen.sum(dim=1)  # (rows,)
-        sums = torch.zeros(len(sequences), device=self.base.device)
-        return sums.index_add(0, rows, token_losses) / counts
-
-    def _lower_states(self, sequences: Sequence[TokenSequence], batch: TokenBatch) -> Tensor:
-        """Returns the input of the first adapted layer, from the cache where it is."""
-        missing = [row for row, s in enumerate(sequences) if s.key not in self._cache]
-        fresh: dict[int, Tensor] = {}
-        if missing:
-            states = self.base.lower(batch.token_ids[missing].to(self.base.device))
-            for row, state in zip(missing, states, strict=True):
-                fresh[row] = state[: len(sequences[row])].clone()
-                self._remember(sequences[row].key, fresh[row])
-        rows = [
-            fresh[row] if row in fresh else self._cache[s.key] for row, s in enumerate(sequences)
-        ]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (rows, length, hidden)
-
-    def _remember(self, key: str, state: Tensor) -> None:
-        size = state.numel() * state.element_size()
-        if self._cache_bytes + size <= self.config.cache_gib * 2**30:
-            self._cache[key] = state
-            self._cache_bytes += size
-
-    def _task_input(self, step: Step) -> TaskInput:
-        size = self.hypernet.config.embedding_size
-        batch = collate(step.descriptions, step.examples, embedding_size=size)
-        return batch.to(self.base.device)
+        return mean
 
     def _perturbed(self, task: TaskInput, generator: torch.Generator) -> TaskInput:
         """Returns the batch with noise on its encodings and some tokens hidden."""
 
         def noisy(values: Tensor) -> Tensor:
             spread = values.std(dim=-1, keepdim=True) if values.numel() else values
-            noise = torch.randn(values.shape, generator=generator).to(values)
+            noise = torch.randn(values.shape, generator=generator)
             return values + self.config.noise * spread * noise
 
         shown = torch.rand(task.token_mask.shape, generator=generator) > self.config.token_dropout
@@ -262,14 +246,14 @@ class Trainer:
             task,
             pooled=noisy(task.pooled),
             tokens=noisy(task.tokens),
-            token_mask=task.token_mask & shown.to(task.token_mask.device),
+            token_mask=task.token_mask & shown,
         )
 
     def _groups(self) -> list[dict[str, Any]]:
         """Returns the parameters in two groups, each with its peak learning rate."""
-        named = list(self.hypernet.named_parameters())
-        factors = [p for name, p in named if name.startswith(("atoms", "static"))]
-        network = [p for name, p in named if not name.startswith(("atoms", "static"))]
+        named = list(self.network.named_parameters())
+        factors = [p for name, p in named if self.network.is_factor(name)]
+        network = [p for name, p in named if not self.network.is_factor(name)]
         rate = self.config.learning_rate
         return [
             {"params": factors, "rate": rate, "lr": rate},
@@ -286,82 +270,73 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        pairs = zip(self._average.parameters(), self.hypernet.parameters(), strict=True)
-        for average, current in pairs:
-            average.lerp_(current, 1 - decay)
+        torch._foreach_lerp_(
+            list(self._average.parameters()), list(self.network.parameters()), 1 - decay
+        )
 
     # -- validation ---------------------------------------------------------------
 
-    @torch.no_grad()
     def validate(self, *, sequences: int = 4) -> dict[str, float]:
-        """Returns mean validation losses: adapter from the task's own description
-        (matched), from another task's (shuffled), and the static part (static)."""
-        tasks = sorted(self._validation, key=lambda task: len(task.sequences[-1]))
-        totals = {"matched": 0.0, "shuffled": 0.0, "static": 0.0}
-        before = self._tokens
-        for start in range(0, len(tasks), 8):
-            group = tasks[start : start + 8]
-            others = [tasks[(tasks.index(task) + len(tasks) // 2) % len(tasks)] for task in group]
-            rows = [s for task in group for s in _last(task.sequences, sequences)]
-            for arm, sources in (("matched", group), ("shuffled", others), ("static", group)):
-                encoded = collate(
-                    [task.descriptions[0] for task in sources],
-                    [task.examples[:0] for task in sources],
-                    embedding_size=self.hypernet.config.embedding_size,
-                ).to(self.base.device)
-                keep = torch.full((len(group),), float(arm != "static"), device=self.base.device)
-                losses = self.sequence_losses(self._average(encoded, keep=keep), rows)
-                totals[arm] += float(losses.sum()) / sequences
-        self._tokens = before
-        return {arm: total / max(1, len(tasks)) for arm, total in totals.items()}
+        """Returns mean validation losses of the averaged weights; see `validation_losses`."""
+        tokens = self._losses.tokens
+        losses = validation_losses(
+            self._average, self._validation, losses=self._losses, sequences=sequences
+        )
+        self._losses.tokens = tokens
+        return losses
 
     def _evaluate(self, loss: float, speed: float) -> None:
+        if not self._workers.is_first:
+            return
         row = {"step": float(self.step), "minutes": self.elapsed_seconds / 60, "train": loss}
         row |= {"tokens_per_second": speed}
         if self._validation:
             row |= self.validate()
+            if row["matched"] <= min((r["matched"] for r in self._log), default=math.inf):
+                self._best = copy.deepcopy(self._average.state_dict())
         self._log.append(row)
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=list(self._log[0]))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4f}" for k, v in entry.items()} for entry in self._log)
-        write_atomically(self.out.with_suffix(".csv"), buffer.getvalue().encode())
+        write_log(self.out.with_suffix(".csv"), self._log)
+
+    def _best_row(self) -> dict[str, float]:
+        rows = [row for row in self._log if "matched" in row]
+        return min(rows, key=lambda row: row["matched"]) if rows else {}
 
     # -- state --------------------------------------------------------------------
 
     def _save_state(self) -> None:
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "hypernet": self.hypernet.state_dict(),
-                "average": self._average.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "step": self.step,
-                "elapsed_seconds": self.elapsed_seconds,
-                "tokens": self._tokens,
-                "log": self._log,
-                "shape": self.hypernet.config.as_dict(),
-                "seed": self.config.seed,
-            },
-            buffer,
+        if not self._workers.is_first:
+            return
+        save_state(
+            self._state_file,
+            RunState(
+                network=self.network.state_dict(),
+                average=self._average.state_dict(),
+                best=self._best,
+                optimizer=self._optimizer.state_dict(),
+                step=self.step,
+                elapsed_seconds=self.elapsed_seconds,
+                tokens=self._losses.tokens,
+                log=self._log,
+                settings=self._settings(),
+            ),
         )
-        write_atomically(self._state_file, buffer.getvalue())
 
     def _resume(self) -> None:
-        if not self._state_file.is_file():
+        state = load_state(self._state_file, settings=self._settings())
+        if state is None:
             return
-        state: dict[str, Any] = torch.load(self._state_file, weights_only=True)
-        same = HypernetConfig.from_dict(state["shape"]) == self.hypernet.config
-        if not same or state["seed"] != self.config.seed:
-            raise TrainingError(
-                f"{self._state_file} belongs to a run with other settings",
-                hint="give the same settings to resume, another --out, or delete that file",
-            )
-        self.hypernet.load_state_dict(state["hypernet"])
-        self._average.load_state_dict(state["average"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.step, self._tokens = state["step"], state["tokens"]
-        self.elapsed_seconds, self._log = state["elapsed_seconds"], state["log"]
+        self.network.load_state_dict(state.network)
+        self._average.load_state_dict(state.average)
+        self._optimizer.load_state_dict(state.optimizer)
+        self._best, self._log = state.best, state.log
+        self.step, self._losses.tokens = state.step, state.tokens
+        self.elapsed_seconds = state.elapsed_seconds
+
+    def _settings(self) -> dict[str, Any]:
+        """Returns what must be equal for a run to be gone on with; its length may differ."""
+        ignored = ("steps", "minutes", "compiled", "evaluate_every", "save_every_seconds")
+        recipe = {k: v for k, v in asdict(self.config).items() if k not in ignored}
+        return {"shape": self.shape.as_dict(), "recipe": recipe, "tasks": len(self._train)}
 
     def _report(self, loss: float, speed: float) -> Report:
         done = self.progress()
@@ -378,11 +353,6 @@ class Trainer:
 def _finite(row: dict[str, float]) -> dict[str, float]:
     """Returns the entries that JSON can hold."""
     return {name: value for name, value in row.items() if math.isfinite(value)}
-
-
-def _last(sequences: Sequence[TokenSequence], count: int) -> list[TokenSequence]:
-    """Returns the last `count` sequences, repeating if there are fewer."""
-    return [sequences[-1 - index % len(sequences)] for index in range(count)]
 
 
 def _keep_freed_memory() -> None:

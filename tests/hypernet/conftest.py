@@ -16,6 +16,7 @@ from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.loading import load_frozen, load_tokenizer
 from hyperplug.hypernet.model import HypernetConfig
 from hyperplug.hypernet.prepare import Preparation, choose_modules, prepare_tasks
+from hyperplug.hypernet.states import LowerStates
 from hyperplug.hypernet.train import TrainConfig, Trainer
 from tests.miniature import WordHashEmbedder, base_folder, toy_corpus
 
@@ -27,7 +28,6 @@ CONFIG = TrainConfig(
     learning_rate=3e-3,
     ema=0.5,
     sampling=Sampling(tasks=2, sequences=2),
-    cache_gib=0.1,
     evaluate_every=1000,
 )
 
@@ -94,14 +94,17 @@ def make_trainer(
 ) -> MakeTrainer:
     """Makes a trainer; keyword arguments change its configuration."""
 
-    def make(*, out: str = "hypernet.safetensors", **changes: object) -> Trainer:
+    def make(
+        *, out: str = "hypernet.safetensors", cache_bytes: int = 0, **changes: object
+    ) -> Trainer:
         return Trainer(
             config=replace(CONFIG, **changes),  # type: ignore[arg-type]
-            hypernet=config,
+            network=config,
             base=frozen,
             train=prepared,
             validation=prepared,
             out=tmp_path / out,
+            states=LowerStates(frozen, budget_bytes=cache_bytes) if cache_bytes else None,
         )
 
     return make

@@ -34,7 +34,7 @@ def saved(config: HypernetConfig, tmp_path: Path) -> Path:
     save_checkpoint(
         path,
         Checkpoint(
-            hypernet=hypernet,
+            network=hypernet,
             support=torch.from_numpy(EMBEDDER.embed(["first task", "second task"])),
             thresholds=Thresholds(near=0.7, support=0.25),
             training={"steps": 3},
@@ -45,7 +45,7 @@ def saved(config: HypernetConfig, tmp_path: Path) -> Path:
 
 def test_a_checkpoint_comes_back_as_it_was_saved(saved: Path, config: HypernetConfig) -> None:
     checkpoint = load_checkpoint(saved)
-    assert checkpoint.hypernet.config == config
+    assert checkpoint.network.config == config
     assert checkpoint.thresholds == Thresholds(near=0.7, support=0.25)
     assert checkpoint.training == {"steps": 3}
     assert checkpoint.support.shape == (2, EMBEDDER.dimension)
@@ -57,7 +57,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(saved: Path, config: HypernetCo
 
 def test_the_fingerprint_is_of_the_weights(saved: Path) -> None:
     checkpoint = load_checkpoint(saved)
-    checkpoint.hypernet.slots.add_(0.1)
+    checkpoint.network.slots.add_(0.1)
     save_checkpoint(saved, checkpoint)
     assert load_checkpoint(saved).fingerprint != checkpoint.fingerprint
 
