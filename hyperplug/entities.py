@@ -238,6 +238,7 @@ class Resolution:
         support: nearness to the hypernetwork's training tasks; None if not computed.
         task: the task that serves the request; None for BASE.
         adapter: its adapter, published (`adapter.path` is a PEFT folder); None for BASE.
+        reason: why the base answers although a task was found; else "".
     """
 
     text: str
@@ -247,3 +248,4 @@ class Resolution:
     task: Task | None
     adapter: Adapter | None
     timings: Timings
+    reason: str = ""

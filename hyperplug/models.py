@@ -13,6 +13,7 @@ from hyperplug.store import Store
 
 if TYPE_CHECKING:
     from hyperplug.embedding import Embedder
+    from hyperplug.hypernet.gain import GainCheck
     from hyperplug.hypernet.generate import Generator
 
 
@@ -45,6 +46,12 @@ class Models:
         with self._lock:
             return self._generator
 
+    @property
+    def gain_check(self) -> GainCheck:
+        """The base model in memory, for checking adapters. Raises BaseModelError."""
+        with self._lock:
+            return self._gain_check
+
     @functools.cached_property
     def _base(self) -> BaseModel:
         base = resolve_base(self._settings.base, cache=self._settings.cache)
@@ -68,3 +75,12 @@ class Models:
         )
         self._store.put_hypernet(generator.spec)
         return generator
+
+    @functools.cached_property
+    def _gain_check(self) -> GainCheck:
+        try:
+            from hyperplug.hypernet.gain import GainCheck
+
+            return GainCheck(self._base, generator=self._generator)
+        except ModuleNotFoundError as exc:
+            raise MissingExtraError(exc.name or "transformers", extra="local") from exc

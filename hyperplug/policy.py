@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from hyperplug.entities import Decision, OnNovel, Thresholds
+from hyperplug.entities import Adapter, Decision, OnNovel, Thresholds
 from hyperplug.errors import NovelTaskError
+
+# What an adapter's metrics say of it. A gain is the base model's answer loss minus the
+# adapter's, on the task's own examples, in nats a token.
+GAIN = "gain"
+LOSS_BASE = "loss_base"
+LOSS_ADAPTER = "loss_adapter"
+FORCED = "forced"
+CHECKED_EXAMPLES = "checked_examples"
 
 
 def decide(
@@ -37,3 +45,18 @@ def decide(
     if on_novel is OnNovel.GENERATE and support is not None and support >= thresholds.support:
         return Decision.NOVEL
     return Decision.BASE
+
+
+def harm(adapter: Adapter) -> str:
+    """Returns why an adapter is not to be used, "" if it may: it was found to harm.
+
+    An adapter that was never checked, or that was forced, may be used.
+    """
+    gain = adapter.metrics.get(GAIN, 0.0)
+    if gain >= 0 or adapter.metrics.get(FORCED):
+        return ""
+    count = int(adapter.metrics.get(CHECKED_EXAMPLES, 0))
+    return (
+        f"adapter {adapter.name} makes answers worse than the base model's: "
+        f"{-gain:.2f} nats a token on {count} of the task's examples"
+    )

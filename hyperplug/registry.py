@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -148,8 +148,16 @@ class Registry:
         examples: Sequence[Example] = (),
         tags: Sequence[str] = (),
         generate: bool = True,
+        check: bool = True,
+        force: bool = False,
     ) -> tuple[Task, Adapter | None]:
         """Registers a task and generates its adapter; the same task again is no error.
+
+        Args:
+            check: if there are examples, measure on them whether the adapter helps; it
+                takes seconds, and loads the base model once. One that harms is marked, and
+                `resolve` gives the base model in its place.
+            force: use the adapter even so.
 
         Raises:
             InvalidNameError, InvalidDescriptionError: for bad input.
@@ -159,21 +167,33 @@ class Registry:
             name=name, description=description, examples=tuple(examples), tags=tuple(tags)
         )
         check_draft(draft, namespace=self._namespace)  # before models are loaded for nothing
-        (outcome,) = self.register_tasks([draft], generate=generate)
+        (outcome,) = self.register_tasks([draft], generate=generate, check=check, force=force)
         if outcome.error is not None:
             raise outcome.error
         assert outcome.task is not None  # no error: there is a task
         return outcome.task, outcome.adapter
 
     def register_tasks(
-        self, drafts: Iterable[TaskDraft], *, generate: bool = True
+        self,
+        drafts: Iterable[TaskDraft],
+        *,
+        generate: bool = True,
+        check: bool = True,
+        force: bool = False,
     ) -> Iterator[Registered]:
         """Registers tasks one by one, yielding what became of each; bad ones stop nothing.
 
+        `check` and `force` are those of `register_task`.
         Errors that concern every task (no connection, no hypernetwork) are raised.
         """
         if generate:
             _ = self.generator  # before anything is written
+
+        def make(task: Task) -> Adapter | None:
+            if not generate:
+                return None
+            return self._finished(self._supply.ensure(task), task, check=check, force=force)
+
         batch: list[tuple[int, TaskDraft, NewTask]] = []
         for index, draft in enumerate(drafts):
             try:
@@ -181,9 +201,9 @@ class Registry:
             except HyperplugError as exc:
                 yield Registered(index=index, draft=draft, error=exc)
             if len(batch) == _BULK_SIZE:
-                yield from self._register_batch(batch, generate=generate)
+                yield from self._register_batch(batch, make)
                 batch = []
-        yield from self._register_batch(batch, generate=generate)
+        yield from self._register_batch(batch, make)
 
     def get_task(self, name: str) -> Task:
         """Returns the task of that name. Raises TaskNotFoundError."""
@@ -221,6 +241,7 @@ class Registry:
         on_novel: OnNovel | str = OnNovel.GENERATE,
         examples: Sequence[Example] = (),
         min_score: float | None = None,
+        force: bool = False,
     ) -> Resolution:
         """Returns what serves a task name, an adapter name or a free description.
 
@@ -228,6 +249,7 @@ class Registry:
             on_novel: what to do if no registered task is near.
             examples: condition the adapter of a novel description.
             min_score: overrides the calibrated border of NEAREST.
+            force: use an adapter even if it was found to harm.
 
         Raises:
             AdapterNotFoundError: for an adapter name that does not exist.
@@ -235,7 +257,7 @@ class Registry:
             NovelTaskError: if nothing is near and `on_novel` is "error".
         """
         return self._resolver.resolve(
-            name_or_text, on_novel=on_novel, examples=examples, min_score=min_score
+            name_or_text, on_novel=on_novel, examples=examples, min_score=min_score, force=force
         )
 
     def thresholds(self) -> Thresholds:
@@ -244,15 +266,25 @@ class Registry:
 
     # -- adapters -------------------------------------------------------------------
 
-    def generate(self, task_name: str) -> Adapter:
-        """Returns the task's adapter from the present hypernetwork, made if need be."""
-        return self.published(self._supply.generate(self.get_task(task_name)))
+    def generate(self, task_name: str, *, check: bool = True, force: bool = False) -> Adapter:
+        """Returns the task's adapter from the present hypernetwork, made if need be.
 
-    def generate_for(self, description: str, *, examples: Sequence[Example] = ()) -> Adapter:
+        `check` and `force` are those of `register_task`.
+        """
+        task = self.get_task(task_name)
+        return self._finished(self._supply.generate(task), task, check=check, force=force)
+
+    def generate_for(
+        self,
+        description: str,
+        *,
+        examples: Sequence[Example] = (),
+        check: bool = True,
+        force: bool = False,
+    ) -> Adapter:
         """Returns the adapter for a description, registered under a name made from it."""
-        return self.published(
-            self._supply.generate(self._resolver.auto_task(description, examples))
-        )
+        task = self._resolver.auto_task(description, examples)
+        return self._finished(self._supply.generate(task), task, check=check, force=force)
 
     def get_adapter(self, name: str) -> Adapter:
         """Returns an adapter by its own name, or a task's current one by the task's name.
@@ -297,8 +329,18 @@ class Registry:
 
     # -- inner steps ----------------------------------------------------------------
 
+    def _finished(self, adapter: Adapter, task: Task, *, check: bool, force: bool) -> Adapter:
+        """Returns a generated adapter published, and checked if that is wanted."""
+        if check:
+            adapter = self._supply.checked(adapter, task=task)
+        if force:
+            adapter = self._supply.forced(adapter)
+        return self.published(adapter)
+
     def _register_batch(
-        self, batch: Sequence[tuple[int, TaskDraft, NewTask]], *, generate: bool
+        self,
+        batch: Sequence[tuple[int, TaskDraft, NewTask]],
+        make: Callable[[Task], Adapter | None],
     ) -> Iterator[Registered]:
         if not batch:
             return
@@ -308,7 +350,7 @@ class Registry:
                 task, created = self.store.add_task(
                     new, embedder_id=self.embedder.id, embedding=vector
                 )
-                adapter = self.published(self._supply.ensure(task)) if generate else None
+                adapter = make(task)
             except HyperplugError as exc:
                 yield Registered(index=index, draft=draft, error=exc)
             else:

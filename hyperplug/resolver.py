@@ -33,7 +33,7 @@ from hyperplug.naming import (
     is_name,
     split_adapter_name,
 )
-from hyperplug.policy import decide
+from hyperplug.policy import decide, harm
 from hyperplug.store import Store
 from hyperplug.supply import AdapterSupply
 
@@ -74,6 +74,7 @@ class Resolver:
         on_novel: OnNovel | str,
         examples: Sequence[Example],
         min_score: float | None,
+        force: bool,
     ) -> Resolution:
         """Returns what serves a task name, an adapter name or a free description."""
         policy = _on_novel(on_novel)
@@ -89,6 +90,7 @@ class Resolver:
                 task=task,
                 adapter=adapter,
                 timings=Timings(lookup_ms=lookup_ms),
+                force=force,
             )
         return self._resolve_text(
             name_or_text,
@@ -96,6 +98,7 @@ class Resolver:
             examples=check_examples(examples),
             min_score=min_score,
             lookup_ms=lookup_ms,
+            force=force,
         )
 
     def _named_adapter(self, name: str) -> Adapter:
@@ -135,6 +138,7 @@ class Resolver:
         examples: tuple[Example, ...],
         min_score: float | None,
         lookup_ms: float,
+        force: bool,
     ) -> Resolution:
         thresholds = self._thresholds(on_novel)
         if min_score is not None:
@@ -163,6 +167,7 @@ class Resolver:
             support=support,
             task=task,
             timings=Timings(embed_ms=embed_ms, lookup_ms=lookup_ms),
+            force=force,
         )
 
     def _serve(
@@ -173,13 +178,22 @@ class Resolver:
         score: float,
         task: Task | None,
         timings: Timings,
+        force: bool,
         adapter: Adapter | None = None,
         support: float | None = None,
     ) -> Resolution:
-        """Returns the resolution, with the task's adapter generated and published."""
+        """Returns the resolution, with the task's adapter generated and published.
+
+        The base model answers in place of an adapter that harms, unless it is asked for by
+        its own name.
+        """
         started = time.perf_counter()
+        reason = ""
         if adapter is None and task is not None:
             adapter = self._supply.ensure(task)
+            reason = "" if force else harm(adapter)
+        if reason:
+            decision, task, adapter = Decision.BASE, None, None
         generate_ms = _since(started)
         started = time.perf_counter()
         if adapter is not None:
@@ -192,6 +206,7 @@ class Resolver:
             task=task,
             adapter=adapter,
             timings=replace(timings, generate_ms=generate_ms, publish_ms=_since(started)),
+            reason=reason,
         )
 
     def auto_task(self, description: str, examples: Sequence[Example]) -> Task:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,10 @@ from hyperplug.entities import Adapter, AdapterWeights, NewAdapter, Origin, Task
 from hyperplug.errors import CorruptAdapterError, HyperplugError
 from hyperplug.models import Models
 from hyperplug.naming import generation_key
+from hyperplug.policy import FORCED, GAIN
 from hyperplug.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 class AdapterSupply:
@@ -24,6 +29,7 @@ class AdapterSupply:
         self._models = models
         self._namespace = namespace
         self._generating = threading.Lock()
+        self._can_check = True
 
     def ensure(self, task: Task) -> Adapter:
         """Returns the task's current adapter for the base in use, generating the first."""
@@ -71,6 +77,21 @@ class AdapterSupply:
                 )
             )
 
+    def checked(self, adapter: Adapter, *, task: Task) -> Adapter:
+        """Returns the adapter with its gain over the base model on the task's examples.
+
+        It is measured once, for what the present hypernetwork makes of a task with
+        examples. If the base model cannot be loaded, a warning says so, and the adapter
+        stays unchecked.
+        """
+        if not task.examples or GAIN in adapter.metrics or not self._is_of_present(adapter):
+            return adapter
+        return self._with_metrics(adapter, self._gain(task))
+
+    def forced(self, adapter: Adapter) -> Adapter:
+        """Returns the adapter marked to be used even if it harms."""
+        return self._with_metrics(adapter, {} if adapter.metrics.get(FORCED) else {FORCED: 1.0})
+
     def import_(self, folder: Path, *, task: Task, max_rank: int) -> Adapter:
         """Stores a PEFT folder as the task's current adapter, after checking all of it."""
         base = self._models.base.spec
@@ -98,6 +119,29 @@ class AdapterSupply:
         """Writes the adapter as a plain PEFT folder and returns the folder."""
         data, base_id = self._bytes(adapter), self._base_id(adapter)
         return self._library.export(adapter, data, folder, base_id=base_id)
+
+    def _is_of_present(self, adapter: Adapter) -> bool:
+        made_by = adapter.hypernet_fingerprint
+        return made_by is not None and made_by == self._models.generator.spec.fingerprint
+
+    def _gain(self, task: Task) -> dict[str, float]:
+        """Returns the figures of a check; none if the task's examples or the base forbid one."""
+        if not self._can_check:
+            return {}
+        try:
+            check = self._models.gain_check
+        except HyperplugError as exc:
+            self._can_check = False  # said once, not for every task of a file
+            _log.warning("Generated adapters are not checked: %s", exc)
+            return {}
+        gain = check.measure(task.description, task.examples)
+        return {} if gain is None else gain.metrics
+
+    def _with_metrics(self, adapter: Adapter, more: Mapping[str, float]) -> Adapter:
+        if not more:
+            return adapter
+        self._store.set_metrics(adapter.id, more)
+        return replace(adapter, metrics={**adapter.metrics, **more})
 
     def _bytes(self, adapter: Adapter) -> bytes:
         """Returns the adapter's bytes, made again if the stored ones are damaged."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from hyperplug.entities import Decision, OnNovel, Thresholds
+from hyperplug.entities import Adapter, Decision, OnNovel, Origin, Thresholds
 from hyperplug.errors import NovelTaskError
-from hyperplug.policy import decide
+from hyperplug.policy import decide, harm
 
 THRESHOLDS = Thresholds(near=0.7, support=0.4)
 
@@ -37,3 +39,35 @@ def test_decisions(
 def test_error_policy_says_how_near(nearest: float | None, said: str) -> None:
     with pytest.raises(NovelTaskError, match=said):
         decide(nearest=nearest, support=1.0, thresholds=THRESHOLDS, on_novel=OnNovel.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "harms"),
+    [
+        ({}, False),
+        ({"gain": 0.0, "checked_examples": 4}, False),
+        ({"gain": -0.01, "checked_examples": 4}, True),
+        ({"gain": -0.01, "checked_examples": 4, "forced": 1.0}, False),
+        ({"gain": -0.01, "checked_examples": 4, "forced": 0.0}, True),
+    ],
+)
+def test_an_adapter_harms_if_its_check_says_so_and_nobody_forces_it(
+    metrics: dict[str, float], harms: bool
+) -> None:
+    adapter = Adapter(
+        id=2**20,
+        namespace="default",
+        name="task@01234567",
+        task_name="task",
+        digest="0" * 64,
+        rank=1,
+        alpha=1.0,
+        target_modules=(),
+        origin=Origin.GENERATED,
+        base_fingerprint="",
+        hypernet_fingerprint=None,
+        size_bytes=0,
+        metrics=metrics,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    assert bool(harm(adapter)) is harms

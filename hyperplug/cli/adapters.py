@@ -13,6 +13,7 @@ from hyperplug.cli.context import (
     pass_globals,
     registry_options,
 )
+from hyperplug.cli.gains import GAIN_METRICS, check_options, gain_line, tell_harm
 from hyperplug.cli.output import (
     adapter_summary,
     local_time,
@@ -22,6 +23,7 @@ from hyperplug.cli.output import (
     say,
     working,
 )
+from hyperplug.entities import Adapter
 
 _FOLDER = click.Path(path_type=Path)
 _MAX_RANK = click.option(
@@ -43,6 +45,7 @@ _MAX_RANK = click.option(
     metavar="FILE.jsonl",
     help="Condition on these examples (with --description).",
 )
+@check_options
 @registry_options
 @model_options
 @json_option
@@ -52,11 +55,14 @@ def generate_adapter(
     task: str | None,
     description: str | None,
     examples_file: Path | None,
+    no_check: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Generate the adapter of a task.
 
-    With --description, registers the text under a name made from it.
+    With --description, registers the text under a name made from it. If the task has
+    examples, the adapter is checked on them: one that makes answers worse is not used.
     """
     from hyperplug.taskfile import read_examples
 
@@ -67,9 +73,12 @@ def generate_adapter(
     examples = read_examples(examples_file) if examples_file is not None else ()
     with shared.open() as registry, working("Generating"):
         if description is not None:
-            adapter = registry.generate_for(description, examples=examples)
+            adapter = registry.generate_for(
+                description, examples=examples, check=not no_check, force=force
+            )
         else:
-            adapter = registry.generate(str(task))
+            adapter = registry.generate(str(task), check=not no_check, force=force)
+    tell_harm(adapter)
     if as_json:
         print_json(adapter_summary(adapter))
     else:
@@ -123,7 +132,12 @@ def show_adapter(shared: Globals, name: str, as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
-        print_fields(summary)
+        print_fields({**summary, "metrics": _other_metrics(adapter), "gain": gain_line(adapter)})
+
+
+def _other_metrics(adapter: Adapter) -> dict[str, float]:
+    """Returns the figures that `gain_line` does not tell."""
+    return {name: value for name, value in adapter.metrics.items() if name not in GAIN_METRICS}
 
 
 @click.command("export-adapter")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from hyperplug.cli.context import (
     pass_globals,
     registry_options,
 )
+from hyperplug.cli.gains import check_options, tell_harm
 from hyperplug.cli.output import (
     INTERRUPTED,
     adapter_summary,
@@ -26,6 +27,7 @@ from hyperplug.cli.output import (
     task_summary,
     working,
 )
+from hyperplug.policy import harm
 
 if TYPE_CHECKING:
     from hyperplug.entities import TaskDraft
@@ -53,6 +55,7 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--tag", "tags", multiple=True, help="Tag the task; may be repeated.")
 @click.option("--no-generate", is_flag=True, help="Only register; generate when first asked for.")
+@check_options
 @registry_options
 @model_options
 @json_option
@@ -65,34 +68,46 @@ def register_task(
     tasks_file: Path | None,
     tags: tuple[str, ...],
     no_generate: bool,
+    no_check: bool,
+    force: bool,
     as_json: bool,
 ) -> int:
     """Register a task and generate its adapter.
 
-    Registering the same task again changes nothing. DESCRIPTION may be "-" for stdin.
+    If the task has examples, the adapter is checked on them: one that makes answers worse is
+    not used. Registering the same task again changes nothing. DESCRIPTION may be "-" for stdin.
     """
     from hyperplug.taskfile import read_examples
 
+    making = _Making(generate=not no_generate, check=not no_check, force=force)
     if tasks_file is not None:
         if name is not None or examples_file is not None:
             raise click.UsageError("--from-file takes neither NAME nor --examples.")
-        return _register_many(
-            shared, tasks_file, tags=tags, generate=not no_generate, as_json=as_json
-        )
+        return _register_many(shared, tasks_file, tags=tags, making=making, as_json=as_json)
     if name is None or description is None:
         raise click.UsageError("Give NAME and DESCRIPTION, or --from-file TASKS.jsonl.")
     text = _stdin_text() if description == "-" else description
     examples = read_examples(examples_file) if examples_file is not None else ()
     with shared.open() as registry, working("Registering"):
         task, adapter = registry.register_task(
-            name, text, examples=examples, tags=tags, generate=not no_generate
+            name, text, examples=examples, tags=tags, **asdict(making)
         )
+    tell_harm(adapter)
     if as_json:
         shown = adapter_summary(adapter) if adapter is not None else None
         print_json({"task": task_summary(task), "adapter": shown})
     else:
         click.echo(adapter.name if adapter is not None else task.name)
     return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Making:
+    """How adapters are made, as the registry takes it."""
+
+    generate: bool
+    check: bool
+    force: bool
 
 
 @dataclass(slots=True)
@@ -102,6 +117,7 @@ class _Tally:
     lines: list[int] = field(default_factory=list)
     registered: list[dict[str, Any]] = field(default_factory=list)
     known: int = 0
+    harming: list[str] = field(default_factory=list)
     problems: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, outcome: Registered) -> None:
@@ -111,19 +127,21 @@ class _Tally:
             return
         self.known += not outcome.created
         adapter = outcome.adapter.name if outcome.adapter is not None else None
+        if outcome.adapter is not None and harm(outcome.adapter):
+            self.harming.append(outcome.adapter.name)
         self.registered.append(
             {"line": number, "name": outcome.draft.name, "adapter": adapter, "new": outcome.created}
         )
 
 
 def _register_many(
-    shared: Globals, path: Path, *, tags: tuple[str, ...], generate: bool, as_json: bool
+    shared: Globals, path: Path, *, tags: tuple[str, ...], making: _Making, as_json: bool
 ) -> int:
     """Registers what a file holds; bad lines stop nothing and are told at the end."""
     tally = _Tally()
     with shared.open() as registry:
         try:
-            _register_lines(registry, path, tags=tags, generate=generate, tally=tally)
+            _register_lines(registry, path, tags=tags, making=making, tally=tally)
         except KeyboardInterrupt:
             say(f"\nInterrupted after {len(tally.registered)} tasks; run it again to go on.")
             return INTERRUPTED
@@ -135,13 +153,15 @@ def _register_many(
             click.echo(entry["adapter"] or entry["name"])
     for number, text in sorted(tally.problems):
         say(f"{path}:{number}: {text}")
+    for adapter in tally.harming:
+        say(f"Warning: adapter {adapter} makes answers worse and is not used; see show-adapter")
     new = len(tally.registered) - tally.known
     say(f"{new} registered, {tally.known} known before, {len(tally.problems)} bad lines")
     return 1 if tally.problems else 0
 
 
 def _register_lines(
-    registry: Registry, path: Path, *, tags: tuple[str, ...], generate: bool, tally: _Tally
+    registry: Registry, path: Path, *, tags: tuple[str, ...], making: _Making, tally: _Tally
 ) -> None:
     from hyperplug.taskfile import file_size, read_tasks
 
@@ -159,7 +179,7 @@ def _register_lines(
 
     shown = 0
     with progress_bar("Registering", length=file_size(path)) as bar:
-        for outcome in registry.register_tasks(drafts(), generate=generate):
+        for outcome in registry.register_tasks(drafts(), **asdict(making)):
             tally.add(outcome)
             bar.update(read - shown)
             shown = read

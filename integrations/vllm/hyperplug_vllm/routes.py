@@ -80,6 +80,7 @@ class Routes:
                 "support": resolution.support,
                 "task": resolution.task.name if resolution.task else None,
                 "adapter": resolution.adapter.name if resolution.adapter else None,
+                "reason": resolution.reason,
                 "timings": dataclasses.asdict(resolution.timings),
                 "stale": found.stale,
             }
