@@ -16,6 +16,7 @@ from hyperplug.cli import (
     database,
     doctor,
     learning,
+    loras,
     serving,
     tasks,
 )
@@ -45,6 +46,7 @@ _COMMANDS = (
     serving.demo,
     learning.prepare_tasks,
     learning.train_hypernet,
+    loras.train_loras,
     learning.evaluate,
     database.db,
     doctor.doctor,

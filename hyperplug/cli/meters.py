@@ -12,6 +12,7 @@ import click
 from hyperplug.cli.output import say
 from hyperplug.evaluation.benchmark import BenchmarkProgress
 from hyperplug.evaluation.result import TaskScores
+from hyperplug.evaluation.train_loras import LoraProgress, LoraReport
 from hyperplug.hypernet.recipe import TrainingProgress
 from hyperplug.hypernet.train import Report
 
@@ -91,6 +92,24 @@ class TrainingMeter(_Meter, TrainingProgress):
             f"{_duration(report.seconds_left)} left"
         )
         self.show("Training", round(report.progress * _BAR_STEPS), _BAR_STEPS, remark)
+
+
+class LoraMeter(_Meter, LoraProgress):
+    """Shows which group of tasks is in training, its loss, and the time left."""
+
+    def say(self, line: str) -> None:
+        """Prints a line."""
+        self.clear()
+        say(line)
+
+    def stepped(self, report: LoraReport) -> None:
+        """Shows how training goes."""
+        remark = (
+            f"group {report.group} of {report.groups}, step {report.step}, "
+            f"loss {report.loss:.3f}, {report.tokens_per_second:.0f} tokens/s, "
+            f"{_duration(report.seconds_left)} left"
+        )
+        self.show("Training LoRAs", round(report.done * _BAR_STEPS), _BAR_STEPS, remark)
 
 
 class BenchmarkMeter(_Meter, BenchmarkProgress):
