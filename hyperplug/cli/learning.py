@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from hyperplug.cli.context import (
     registry_options,
 )
 from hyperplug.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from hyperplug.hypernet.forecast import Forecast
 
 _PATH = click.Path(path_type=Path)
 _ARMS = "base,prompt,static,hypernet,shuffled"
@@ -100,11 +103,14 @@ def prepare_tasks(shared: Globals, /, out: Path, as_json: bool, **options: Any) 
 @click.option("--compiled", help='"auto", "on", "off": compile the base model.')
 @click.option("--device", help='"auto", "cpu", "cuda".')
 @click.option("--dtype", help='"auto", "float32", "bfloat16".')
+@click.option("--dry-run", is_flag=True, help="Only say what it would need.")
 @base_option
 @registry_options
 @json_option
 @pass_globals
-def train_hypernet(shared: Globals, /, out: Path, as_json: bool, **options: Any) -> None:
+def train_hypernet(
+    shared: Globals, /, out: Path, dry_run: bool, as_json: bool, **options: Any
+) -> None:
     """Train a hypernetwork for a base model.
 
     An interrupted run is resumed. Options left out take the values with which the
@@ -112,14 +118,15 @@ def train_hypernet(shared: Globals, /, out: Path, as_json: bool, **options: Any)
     """
     from hyperplug.cli.meters import TrainingMeter
     from hyperplug.hypernet.options import TrainingOptions
+    from hyperplug.hypernet.recipe import forecast_training
     from hyperplug.hypernet.recipe import train_hypernet as train
 
+    chosen = TrainingOptions(out=out, **_given(options))
+    if dry_run:
+        _show_forecast(forecast_training(chosen, settings=shared.settings()), as_json=as_json)
+        return
     with TrainingMeter() as meter:
-        checkpoint = train(
-            TrainingOptions(out=out, **_given(options)),
-            settings=shared.settings(),
-            progress=meter,
-        )
+        checkpoint = train(chosen, settings=shared.settings(), progress=meter)
     if as_json:
         print_json(
             {
@@ -132,6 +139,16 @@ def train_hypernet(shared: Globals, /, out: Path, as_json: bool, **options: Any)
     else:
         click.echo(str(out))
         say(f"Use it with --hypernet {out}, or HYPERPLUG_HYPERNET={out}")
+
+
+def _show_forecast(needs: Forecast, *, as_json: bool) -> None:
+    if as_json:
+        print_json(needs)
+        return
+    click.echo(f"parameters  {needs.parameters:,} to train, {needs.base_parameters:,} frozen")
+    click.echo(f"memory      about {needs.memory_bytes / 2**30:.1f} GiB")
+    click.echo(f"speed       about {needs.tokens_per_second:,.0f} tokens/s")
+    click.echo(f"time        about {needs.minutes:,.0f} minutes for {needs.steps:,} steps")
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def load_tokenizer(base: BaseModel) -> Any:
 def check_memory(folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:
     """Raises BaseModelError if the weights in `folder` alone exceed the free memory."""
     free = _free_bytes(device)
-    needed = _weights_bytes(folder, dtype)
+    needed = weights_bytes(folder, dtype)
     if free is not None and needed > free:
         raise BaseModelError(
             f"the base model needs {needed / 2**30:.1f} GiB as {dtype}, "
@@ -105,7 +105,7 @@ def check_memory(folder: Path, *, dtype: torch.dtype, device: torch.device) -> N
         )
 
 
-def _weights_bytes(folder: Path, dtype: torch.dtype) -> int:
+def weights_bytes(folder: Path, dtype: torch.dtype) -> int:
     """Returns the size of the safetensors in `folder` when loaded as `dtype`."""
     from safetensors import safe_open
 

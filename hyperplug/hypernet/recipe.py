@@ -22,6 +22,7 @@ from hyperplug.errors import TrainingError
 from hyperplug.hypernet.batches import Sampling
 from hyperplug.hypernet.checkpoint import Checkpoint, load_checkpoint
 from hyperplug.hypernet.corpus import PreparationProgress, prepare_corpus
+from hyperplug.hypernet.forecast import Forecast, forecast
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.loading import load_frozen, pick_device, pick_dtype
 from hyperplug.hypernet.model import HypernetConfig
@@ -33,13 +34,15 @@ from hyperplug.hypernet.options import (
     unwritable,
 )
 from hyperplug.hypernet.prepare import choose_modules
-from hyperplug.hypernet.prepared import PreparedCorpus
+from hyperplug.hypernet.prepared import SUFFIX, PreparedCorpus
 from hyperplug.hypernet.states import LowerStates, states_file
 from hyperplug.hypernet.text_to_lora_shape import TextToLoraConfig, Variant
 from hyperplug.hypernet.train import Report, TrainConfig, Trainer
 from hyperplug.hypernet.workers import join_workers
 
 _UNLIMITED_STEPS = 10**6
+# So many tasks tell how long the sequences of a corpus are.
+_SAMPLED = 32
 # Compiling takes some minutes; a shorter run is over before it has paid.
 _WORTH_COMPILING_STEPS = 300
 _WORTH_COMPILING_MINUTES = 8.0
@@ -100,6 +103,36 @@ def train_hypernet(
     return load_checkpoint(options.out)
 
 
+def forecast_training(
+    options: TrainingOptions, *, settings: Settings, embedder: Embedder | None = None
+) -> Forecast:
+    """Returns what `train_hypernet` would need, from a sample of the tasks.
+
+    Raises:
+        ConfigError, InvalidTaskFileError, BaseModelError, TrainingError: as it would.
+    """
+    check_options(options)
+    base = resolve_base(settings.base, cache=settings.cache)
+    modules = choose_modules(
+        base.spec, modules=options.modules, top_layers=options.top_layers or None
+    )
+    if options.tasks.suffix != SUFFIX:
+        plain = replace(options, composed=0, rewordings=0)
+        options = replace(plain, limit_tasks=min(_SAMPLED, options.limit_tasks or _SAMPLED))
+    corpus = prepare_corpus(options, settings=settings, base=base, embedder=embedder)
+    device = pick_device(options.device)
+    sizes = [len(s) for task in corpus.train for s in task.sequences]
+    return forecast(
+        base,
+        _network_config(options, base.spec, corpus, modules),
+        _train_config(options),
+        mean_tokens=sum(sizes) / len(sizes),
+        cache_bytes=int(options.cache_gib * 2**30) if device.type == "cpu" else 0,
+        device=device,
+        dtype=pick_dtype(options.dtype, device),
+    )
+
+
 def _lower_states(
     options: TrainingOptions, frozen: FrozenBase, base: BaseModel, rank: int
 ) -> LowerStates | None:
@@ -115,12 +148,16 @@ def _lower_states(
 
 def _train_config(options: TrainingOptions) -> TrainConfig:
     unlimited = options.steps is None and options.minutes is None
+    ours = options.network == "hypernet"
+    sampling = Sampling(tasks=options.tasks_per_step, sequences=options.sequences_per_task)
     config = TrainConfig(
         steps=options.steps or _UNLIMITED_STEPS,
         minutes=DEFAULT_MINUTES if unlimited else options.minutes or 0.0,
         seed=options.seed,
         learning_rate=options.learning_rate,
-        sampling=Sampling(tasks=options.tasks_per_step, sequences=options.sequences_per_task),
+        # Text-to-LoRA has no static part to train alone, and dropout instead of noise.
+        sampling=sampling if ours else replace(sampling, static_only=0.0, with_examples=0.0),
+        noise=TrainConfig().noise if ours else 0.0,
         evaluate_every=options.evaluate_every,
     )
     return replace(config, compiled=_should_compile(options.compiled, config))

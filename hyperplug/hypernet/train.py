@@ -22,13 +22,13 @@ from torch import Tensor
 
 from hyperplug.errors import TrainingError
 from hyperplug.hypernet.batches import PreparedTask, Sampler, Sampling
+from hyperplug.hypernet.calibration import calibrate, support_vectors
 from hyperplug.hypernet.checkpoint import Checkpoint, save_checkpoint
 from hyperplug.hypernet.encoding import collate
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.losses import AnswerLoss
 from hyperplug.hypernet.model import TaskInput
 from hyperplug.hypernet.networks import NetworkConfig, build_network
-from hyperplug.hypernet.prepare import calibrate, support_vectors
 from hyperplug.hypernet.runstate import RunState, load_state, save_state, write_log
 from hyperplug.hypernet.states import LowerStates
 from hyperplug.hypernet.validation import validation_losses
@@ -111,7 +111,7 @@ class Trainer:
         self.shape = network
         self._train, self._validation = train, validation
         self._workers = workers or Workers()
-        self._sampler = Sampler(train, sampling=config.sampling, seed=config.seed)
+        self.sampler = Sampler(train, sampling=config.sampling, seed=config.seed)
         self._losses = AnswerLoss(base, states=states)
         if config.compiled:
             base.compile()
@@ -159,6 +159,16 @@ class Trainer:
         self._save_state()
         self.save()
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens this process has trained on."""
+        return self._losses.tokens
+
+    def run_step(self, number: int) -> float:
+        """Runs one optimizer step on the data of that number, and returns its loss."""
+        self.step = number
+        return self._train_step(self.elapsed_seconds)
+
     def progress(self) -> float:
         """Returns the share of the run that is done, in 0…1."""
         done = self.step / self.config.steps
@@ -205,7 +215,7 @@ class Trainer:
         """Returns the step's loss, averaged over the processes."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * self._schedule()
-        step = self._sampler.step(self.step)
+        step = self.sampler.step(self.step)
         mine = self._workers.share(len(step.descriptions))
         seed = hash((self.config.seed, self.step)) % 2**31
         generator = torch.Generator().manual_seed(seed)
