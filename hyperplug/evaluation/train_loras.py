@@ -36,7 +36,7 @@ from hyperplug.hypernet.losses import AnswerLoss
 from hyperplug.hypernet.options import unwritable
 from hyperplug.hypernet.prepare import choose_modules
 from hyperplug.hypernet.states import LowerStates
-from hyperplug.hypernet.train import _keep_freed_memory
+from hyperplug.hypernet.train import keep_freed_memory
 
 _LENGTH_STEP = 48
 # A group is as long as this share of each task's sequences; padding to the longest of all
@@ -229,7 +229,7 @@ class _Run:
             wanted == "auto" and able and steps >= _WORTH_COMPILING_STEPS
         )
         if self._frozen.device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         if self._compiled:
             self._frozen.compile()
 

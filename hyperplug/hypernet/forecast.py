@@ -9,7 +9,7 @@ import torch
 
 from hyperplug.basemodel import BaseModel
 from hyperplug.hypernet.loading import weights_bytes
-from hyperplug.hypernet.networks import NetworkConfig, build_network
+from hyperplug.hypernet.networks import NetworkConfig, count_parameters
 from hyperplug.hypernet.train import TrainConfig
 
 # Weights, gradients, their average and the two moments of AdamW, in float32.
@@ -62,8 +62,7 @@ def forecast(
     """
     base_bytes = weights_bytes(base.folder, dtype)
     base_parameters = base_bytes // dtype.itemsize
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_network(network).parameters())
+    parameters = count_parameters(network)
     rate = matrix_rate(device, dtype)
     speed = _EFFICIENCY * floor_tokens_per_second(base_parameters, rate)
     rows = config.sampling.tasks * config.sampling.sequences

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from hyperplug.hypernet.model import AdapterNetwork, Hypernet, HypernetConfig
 from hyperplug.hypernet.text_to_lora import TextToLora
 from hyperplug.hypernet.text_to_lora_shape import TextToLoraConfig
@@ -18,6 +20,12 @@ _TEXT_TO_LORA = "text-to-lora"
 def build_network(config: NetworkConfig) -> AdapterNetwork:
     """Returns a freshly initialised generator of that shape."""
     return Hypernet(config) if isinstance(config, HypernetConfig) else TextToLora(config)
+
+
+def count_parameters(config: NetworkConfig) -> int:
+    """Returns how many parameters a generator of that shape has, without allocating them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_network(config).parameters())
 
 
 def config_as_dict(config: NetworkConfig) -> dict[str, Any]:

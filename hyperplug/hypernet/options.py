@@ -10,7 +10,14 @@ from hyperplug.errors import ConfigError
 from hyperplug.hypernet.prepare import DEFAULT_MODULES
 
 DEFAULT_MINUTES = 90.0
-NETWORKS = ("hypernet", "text-to-lora-l", "text-to-lora-m", "text-to-lora-s")
+# A Text-to-LoRA network of the paper's sizes L, M or S, or of about our own's parameters.
+NETWORKS = (
+    "hypernet",
+    "text-to-lora-l",
+    "text-to-lora-m",
+    "text-to-lora-s",
+    "text-to-lora-matched",
+)
 _POSITIVE = (
     "steps",
     "minutes",

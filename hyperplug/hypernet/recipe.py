@@ -26,7 +26,7 @@ from hyperplug.hypernet.forecast import Forecast, forecast
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.loading import load_frozen, pick_device, pick_dtype
 from hyperplug.hypernet.model import HypernetConfig
-from hyperplug.hypernet.networks import NetworkConfig
+from hyperplug.hypernet.networks import NetworkConfig, count_parameters
 from hyperplug.hypernet.options import (
     DEFAULT_MINUTES,
     TrainingOptions,
@@ -36,7 +36,7 @@ from hyperplug.hypernet.options import (
 from hyperplug.hypernet.prepare import choose_modules
 from hyperplug.hypernet.prepared import SUFFIX, PreparedCorpus
 from hyperplug.hypernet.states import LowerStates, states_file
-from hyperplug.hypernet.text_to_lora_shape import TextToLoraConfig, Variant
+from hyperplug.hypernet.text_to_lora_shape import TextToLoraConfig, Variant, matched_size
 from hyperplug.hypernet.train import Report, TrainConfig, Trainer
 from hyperplug.hypernet.workers import join_workers
 
@@ -185,16 +185,18 @@ def _network_config(
         "out_features": tuple(shape.out_features for shape in shapes),
         "scale": options.scale,
     }
-    if options.network != "hypernet":
-        variant = cast(Variant, options.network[-1].upper())
-        rank = options.static_rank + options.generated_rank
-        return TextToLoraConfig(variant=variant, rank=rank, **shared)
-    return HypernetConfig(
+    ours = HypernetConfig(
         static_rank=options.static_rank,
         generated_rank=options.generated_rank,
         atoms=options.atoms,
         **shared,
     )
+    if options.network == "hypernet":
+        return ours
+    matched = options.network == "text-to-lora-matched"
+    variant = "M" if matched else cast(Variant, options.network[-1].upper())
+    theirs = TextToLoraConfig(variant=variant, rank=ours.rank, **shared)
+    return matched_size(theirs, parameters=count_parameters(ours)) if matched else theirs
 
 
 @contextmanager

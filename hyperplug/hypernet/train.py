@@ -134,7 +134,7 @@ class Trainer:
         Raises:
             TrainingError: if the loss stops being a number.
         """
-        _keep_freed_memory()
+        keep_freed_memory()
         self._resume()
         saved, started = time.monotonic(), time.monotonic()
         before, begun = self.elapsed_seconds, self._losses.tokens
@@ -365,7 +365,7 @@ def _finite(row: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory: handing back and refaulting it costs up to half
     of a step's time. Does nothing elsewhere."""
     try:

@@ -69,8 +69,8 @@ def test_a_corpus_becomes_a_generator(options: TrainingOptions, base: BaseModel)
     assert generator.spec == checkpoint.spec
     assert generator.spec.rank == 3
     assert {path.split(".")[2] for path in generator.spec.target_modules} == {"2"}
-    assert checkpoint.training["tasks"] == 8  # two families are held out
-    assert recorder.counts[-1] == (10, 10)
+    assert checkpoint.training["tasks"] == 16  # two families are held out; one composed a task
+    assert recorder.counts[-1] == (18, 18)
     assert [report.step for report in recorder.reports] == [1, 2]
     assert any("tasks.jsonl:12" in line for line in recorder.lines)
     assert any("1 tasks for their licence" in line for line in recorder.lines)

@@ -16,7 +16,7 @@ from tests.miniature import base_folder, toy_corpus
 SCRIPT = """
 import json, sys, torch
 from pathlib import Path
-from hyperplug.config import Settings
+from hyperplug.config import load_settings
 from hyperplug.hypernet.options import TrainingOptions
 from hyperplug.hypernet.recipe import TrainingProgress, train_hypernet
 from tests.miniature import WordHashEmbedder
@@ -37,7 +37,7 @@ options = TrainingOptions(
 )
 train_hypernet(
     options,
-    settings=Settings.load(base=str(folder / "base")),
+    settings=load_settings(base=str(folder / "base")),
     embedder=WordHashEmbedder(),
     progress=Losses(),
 )

@@ -1,0 +1,184 @@
+"""Trains every arm of the comparison with one budget, tunes each on validation, and measures.
+
+    python benchmarks/arms.py --tasks CORPUS --out DIR [--steps 600] [--sweep-steps 60]
+
+CORPUS is a folder with train, validation and test tasks. The stages are processes of the
+`hyperplug` command; a stage whose file is there is not run again, and one that was
+interrupted goes on, so that the same command finishes what a kill cut off. On a GPU it
+needs nothing but the GPU; `--seeds 0,1,2` trains the networks three times.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+PLAIN = ("--composed", "0", "--rewordings", "0", "--in-prompt", "0")
+TOLD = ("--composed", "0", "--in-prompt", "1", "--max-tokens", "288")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """An arm that is trained.
+
+    Attributes:
+        corpus: how its tasks are prepared, a key of `CORPORA`.
+        shape: options that choose the network.
+        rates: learning rates to try; likewise `scales` of the adapters.
+    """
+
+    corpus: str
+    shape: tuple[str, ...] = ()
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    scales: tuple[float, ...] = (1.0, 2.0, 4.0)
+
+
+CORPORA: dict[str, tuple[str, ...]] = {"full": (), "plain": PLAIN, "told": TOLD}
+STATIC = ("--static-rank", "16", "--generated-rank", "0")
+PAPER_RATES, PAPER_SCALES = (2e-4, 5e-4, 1e-3), (2.0, 4.0, 8.0)
+NETWORKS = {
+    "hypernet": Network(corpus="full"),
+    "static": Network(corpus="plain", shape=STATIC),
+    "static-prompt": Network(corpus="told", shape=STATIC),
+    "t2l": Network(
+        corpus="full",
+        shape=("--network", "text-to-lora-l"),
+        rates=PAPER_RATES,
+        scales=PAPER_SCALES,
+    ),
+    "t2l-matched": Network(
+        corpus="full",
+        shape=("--network", "text-to-lora-matched"),
+        rates=PAPER_RATES,
+        scales=PAPER_SCALES,
+    ),
+}
+
+
+@click.command()
+@click.option("--tasks", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--steps", default=600, show_default=True, help="Of every network.")
+@click.option("--sweep-steps", default=60, show_default=True, help="Of every trial; 0 for none.")
+@click.option("--trials", default=9, show_default=True, help="At most so many an arm.")
+@click.option("--networks", default=",".join(NETWORKS), show_default=True)
+@click.option("--seeds", default="0", show_default=True)
+@click.option("--only-train", is_flag=True)
+@click.option("--limit-examples", default=6, show_default=True, help="Asked of a test task.")
+def main(
+    tasks: Path,
+    out: Path,
+    steps: int,
+    sweep_steps: int,
+    trials: int,
+    networks: str,
+    seeds: str,
+    only_train: bool,
+    limit_examples: int,
+) -> None:
+    """Trains, tunes and measures the arms."""
+    chosen = networks.split(",")
+    for corpus in dict.fromkeys(NETWORKS[name].corpus for name in chosen):
+        prepared = out / f"{corpus}.prepared"
+        if not prepared.is_file():
+            run("prepare-tasks", "--tasks", tasks, "--out", prepared, *CORPORA[corpus])
+    for name, seed in itertools.product(chosen, seeds.split(",")):
+        setting = best(name, out, sweep_steps=sweep_steps, trials=trials)
+        train(name, out / f"{name}-{seed}", out, setting=setting, steps=steps, seed=seed)
+    if not only_train:
+        measure(tasks, out, limit_examples=limit_examples)
+
+
+def best(name: str, out: Path, *, sweep_steps: int, trials: int) -> tuple[float, float]:
+    """Returns the learning rate and scale with the lowest loss on validation tasks."""
+    settings = list(grid(NETWORKS[name]))[:trials]
+    if not sweep_steps or len(settings) == 1:
+        return settings[0]
+    found: dict[tuple[float, float], float] = {}
+    for rate, scale in settings:
+        trial = out / "sweep" / f"{name}-{rate:g}-{scale:g}"
+        train(name, trial, out, setting=(rate, scale), steps=sweep_steps, seed="0")
+        found[rate, scale] = validation_loss(trial)
+    table = [{"rate": r, "scale": s, "loss": loss} for (r, s), loss in found.items()]
+    (out / "sweep" / f"{name}.json").write_text(json.dumps(table, indent=1))
+    return min(found, key=lambda setting: found[setting])
+
+
+def grid(network: Network) -> Iterator[tuple[float, float]]:
+    """Yields learning rate and scale, the middle of both first, then its neighbours."""
+    rates, scales = network.rates, network.scales
+    middle = (rates[1], scales[1])
+    yield middle
+    others = [pair for pair in itertools.product(rates, scales) if pair != middle]
+    yield from sorted(others, key=lambda pair: pair[0] != middle[0] and pair[1] != middle[1])
+
+
+def train(
+    name: str, trial: Path, out: Path, *, setting: tuple[float, float], steps: int, seed: str
+) -> None:
+    """Trains a network unless its checkpoint is there."""
+    network, file = NETWORKS[name], trial.with_name(f"{trial.name}.safetensors")
+    if file.is_file():
+        return
+    rate, scale = setting
+    run(
+        *("train-hypernet", "--tasks", out / f"{network.corpus}.prepared", "--out", file),
+        *("--steps", steps, "--evaluate-every", steps, "--seed", seed, "--compiled", "on"),
+        *("--learning-rate", rate, "--scale", scale, *network.shape),
+        *("--cache-dir", out / "states", "--cache-gib", 14),
+    )
+    file.with_suffix(".state.pt").unlink(missing_ok=True)
+
+
+def validation_loss(trial: Path) -> float:
+    """Returns the lowest loss on validation tasks that a trained network's log holds."""
+    with trial.with_name(f"{trial.name}.csv").open() as file:
+        return min(float(row["matched"]) for row in csv.DictReader(file))
+
+
+def measure(tasks: Path, out: Path, *, limit_examples: int) -> None:
+    """Trains the LoRAs of single tasks and evaluates all arms on the test split."""
+    test = next(path for path in sorted(tasks.iterdir()) if path.name.startswith("test."))
+    train_file = next(path for path in sorted(tasks.iterdir()) if path.name.startswith("train."))
+    oracle, bank = out / "oracle.safetensors", out / "loras.safetensors"
+    shared = ("--hold-out", limit_examples)
+    if not oracle.is_file():
+        limits = ("--per-family", "--include-noncommercial")
+        run("train-loras", "--tasks", test, "--out", oracle, *limits, *shared)
+    if not bank.is_file():
+        like = ("--like", test, "--neighbours", 1, "--per-family")
+        run("train-loras", "--tasks", train_file, "--out", bank, *like)
+    files = {
+        "--hypernet": out / "hypernet-0.safetensors",
+        "--static": out / "static-0.safetensors",
+        "--static-prompt": out / "static-prompt-0.safetensors",
+        "--t2l": out / "t2l-0.safetensors",
+        "--oracle": oracle,
+        "--loras": bank,
+        "--train-tasks": train_file,
+    }
+    given = [item for pair in files.items() if pair[1].is_file() for item in pair]
+    limits = ("--limit-examples", limit_examples, "--dtype", "auto")
+    result = ("--json", out / "test.json", "--report", out / "report")
+    run("evaluate", "--tasks", test, "--arms", "all", *given, *limits, *result)
+
+
+def run(*arguments: object) -> None:
+    """Runs a hyperplug command; ends with its exit code if it fails."""
+    command: Sequence[str] = [sys.executable, "-m", "hyperplug", *map(str, arguments)]
+    click.echo(" ".join(command[1:]), err=True)
+    done = subprocess.run(command)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
