@@ -70,7 +70,7 @@ def fitting_forms(answers: Sequence[str], *, category: str, rng: random.Random) 
 
 
 def _suits(form: Form, answers: Sequence[str]) -> bool:
-    if not all(form.fits(answer) for answer in answers):
+    if not all(answer and form.fits(answer) for answer in answers):
         return False
     formed = [form.apply(answer) for answer in answers]
     changed = sum(new != old for new, old in zip(formed, answers, strict=True))
@@ -301,7 +301,6 @@ def _ends_in_word(answer: str) -> bool:
 
 
 def _has_words(answer: str) -> bool:
-    words = answer.split()
-    return (
-        "\n" not in answer and bool(words) and all(w.strip(_POINTS) for w in (words[0], words[-1]))
-    )
+    words = [word.strip(_POINTS) for word in answer.split()]
+    ends = [*words[:1], *words[-1:]]
+    return bool(ends) and "\n" not in answer and all(re.fullmatch(r"[\w'-]+", w) for w in ends)

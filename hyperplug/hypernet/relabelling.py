@@ -226,6 +226,7 @@ def _codes(labels: Sequence[str], *, avoid: str, rng: random.Random) -> list[Rel
     found = []
     if all(len(label) > 1 for label in labels):
         found.append(("letters", list(string.ascii_uppercase[:count])))
+    if not any(character.isdigit() for label in labels for character in label):
         start = rng.choice((0, 1, 1))
         found.append(("numbers", [str(n) for n in range(start, start + count)]))
     taken = f" {avoid} {' '.join(labels)} ".casefold()

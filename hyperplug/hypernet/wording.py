@@ -29,9 +29,11 @@ _VERB_WORDS = """
     respond return reverse rewrite route say select shorten simplify solve sort spot state
     summarise summarize tag tell transform translate turn write
 """
-_OPENING_WORDS = """an and are based can could do does each either for from given has have how if in
+_OPENING_WORDS = """
+    an and are be based can could do does each either for from given has have how if in
     is it its of on only otherwise our that the their then there these this those to use using was
-    were what when where whether which who whose why will with you your"""
+    were what when where whether which who whose why will with you your
+"""
 _VERBS = frozenset(_VERB_WORDS.split())
 _OPENERS = frozenset(_OPENING_WORDS.split())
 _ANSWER_VERB = r"(?:Answer|Reply|Respond|Output|Print|Write|Return)"
@@ -151,13 +153,15 @@ def reworded(
 def _plan(rng: random.Random) -> list[Change]:
     """Returns the changes of one rewording, in an order that keeps each of them safe."""
     plan: list[Change] = []
+    styles = [_terse, _terse, _stripped, _plain, _frame, _frame]
     if rng.random() < 0.35:
         plan.append(_answer_first)
+        styles = [_terse, _plain]  # "Your task is to answer yes or no" is not the task
     if rng.random() < 0.6:
         plan.append(_exchange)
     if rng.random() < 0.3:
         plan.append(_typos)
-    plan.append(rng.choice((_terse, _terse, _frame, _frame, _stripped, _plain)))
+    plan.append(rng.choice(styles))
     if rng.random() < 0.5:
         plan.append(_contract)
     return plan
