@@ -104,7 +104,9 @@ def rewritten(description: str, mapping: Mapping[str, str]) -> str | None:
         named = {found.casefold() for found in inner.findall(match.group())}
         if len(named) != len(plain) and match.group()[0] not in "\"'":
             return match.group()
-        return inner.sub(lambda found: plain[found.group().casefold()], match.group())
+        new = inner.sub(lambda found: plain[found.group().casefold()], match.group())
+        evenly_quoted = new.count('"') in (0, 2 * len(inner.findall(match.group())))
+        return new if evenly_quoted else new.replace('"', "")
 
     text = re.sub(rf"{item}(?:{between}{item})*", relabelled, description, flags=re.IGNORECASE)
     left = re.sub(r"\"[^\"]*\"", "", text)

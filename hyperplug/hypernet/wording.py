@@ -198,7 +198,8 @@ def _frame(text: str, rng: random.Random) -> str:
     first = re.match(r"[A-Za-z]+", text)
     if first and first.group().lower() in _VERBS and rng.random() < 0.7:
         return _command_framed(text, rng)
-    frame = rng.choice(_FRAMES_OF_ANYTHING)
+    frames = [f for f in _FRAMES_OF_ANYTHING if not (f[:3] == text[:3] == "You")]
+    frame = rng.choice(frames)
     return frame.format(_stopped(text))
 
 

@@ -185,6 +185,7 @@ def test_answers_that_already_have_marks_are_not_wrapped_in_the_same() -> None:
         ("Answer yes or no.", "Answer up or down."),
         ("Is it open? Reply with no, or yes", "Is it open? Reply with down, or up"),
         ("Say \"yes\" if it floats, else 'No'.", "Say \"up\" if it floats, else 'down'."),
+        ('Answer "yes" or no.', "Answer up or down."),
         ("Say yes if it floats.", None),  # not all labels are named
         ("Yes or no? If there is no anchor say so.", None),  # "no" is left
         ("Does it float?", None),
