@@ -8,11 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hyperplug.embedding import Embedder
-from hyperplug.entities import BaseModelSpec, Example, Thresholds
+from hyperplug.entities import BaseModelSpec, Example
 from hyperplug.errors import BaseModelError, TrainingError
 from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.data import CorpusTask, TokenSequence, tokenise
@@ -27,15 +24,6 @@ _MAX_DESCRIPTIONS = 8
 _MIN_SEQUENCES = 4
 _WORDINGS_IN_PROMPT = 3
 _TASKS_AT_ONCE = 64
-# A novel description is generated for unless it is farther from the training tasks than
-# all but this share of validation tasks; a neighbour is trusted where no more than this
-# share of validation tasks has one of another dataset.
-_SUPPORT_MISS = 0.02
-_NEAR_FALSE = 0.025
-_DEFAULT_NEAR = 0.8
-_DEFAULT_SUPPORT = 0.3
-# How many wordings of a training task stand for it.
-_SUPPORTING = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,36 +93,6 @@ def prepare_tasks(
             hint="raise --max-tokens or give tasks with shorter inputs",
         )
     return prepared
-
-
-def calibrate(train: Sequence[PreparedTask], validation: Sequence[PreparedTask]) -> Thresholds:
-    """Returns the lookup policy's borders, from tasks that share no dataset with training.
-
-    `near` is the similarity at which 2.5 % of validation tasks would take a validation
-    task of another family for their own; `support` is the similarity to the nearest
-    training task of another family that 98 % of validation tasks reach. Where all tasks
-    are of one family there is nothing to learn the borders from, and defaults hold.
-    """
-    first = np.stack([task.descriptions[0].pooled for task in validation])  # (n, embedding)
-    families = np.array([task.family for task in validation])[:, None]  # (n, 1)
-    owners = np.array([task.family for task in train for _ in task.descriptions[:_SUPPORTING]])
-    to_others = np.where(families == families.T, -1.0, first @ first.T).max(axis=1)  # (n,)
-    to_known = np.where(families == owners, -1.0, first @ support_vectors(train).T).max(axis=1)
-    return Thresholds(
-        near=_quantile(to_others, 1 - _NEAR_FALSE, default=_DEFAULT_NEAR),
-        support=_quantile(to_known, _SUPPORT_MISS, default=_DEFAULT_SUPPORT),
-    )
-
-
-def support_vectors(train: Sequence[PreparedTask]) -> Any:
-    """Returns the unit vectors of the training descriptions, (n, embedding)."""
-    return np.stack([d.pooled for task in train for d in task.descriptions[:_SUPPORTING]])
-
-
-def _quantile(nearest: NDArray[np.float32], share: float, *, default: float) -> float:
-    """Returns the quantile over those that have a task of another family at all."""
-    found = nearest[nearest > -1.0]
-    return round(float(np.quantile(found, share)), 3) if len(found) else default
 
 
 def _prepare_group(

@@ -1,21 +1,17 @@
-"""Choosing projections, preparing tasks, and setting the lookup policy's borders."""
+"""Choosing projections and preparing tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hyperplug.basemodel import BaseModel, read_spec
 from hyperplug.errors import BaseModelError, TrainingError
-from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.data import read_corpus
-from hyperplug.hypernet.encoding import EncodedDescription
 from hyperplug.hypernet.loading import load_tokenizer
-from hyperplug.hypernet.prepare import calibrate, choose_modules, prepare_tasks
+from hyperplug.hypernet.prepare import choose_modules, prepare_tasks
 from tests.hypernet.conftest import LIMITS
 from tests.miniature import WordHashEmbedder, base_folder, toy_corpus
 
@@ -77,35 +73,3 @@ def test_tasks_that_are_too_long_are_left_out(base: BaseModel, tmp_path: Path) -
             progress=seen.append,
         )
     assert sum(seen) == 2
-
-
-def at(angle: float, *, family: str) -> PreparedTask:
-    """Returns a task whose description points into a direction of the plane."""
-    pooled = np.array([np.cos(angle), np.sin(angle)], dtype=np.float32)
-    encoded = EncodedDescription(pooled=pooled, tokens=np.zeros((1, 2), dtype=np.float16))
-    return PreparedTask(
-        id=f"{family}/{angle}",
-        family=family,
-        descriptions=(encoded,),
-        examples=np.zeros((0, 4), dtype=np.float32),
-        conditioning=0,
-        sequences=(),
-    )
-
-
-def test_borders_come_from_tasks_of_other_families() -> None:
-    train: Sequence[PreparedTask] = [at(0.0, family="a")]
-    validation = [at(0.5, family="b"), at(0.51, family="b"), at(1.0, family="c")]
-    thresholds = calibrate(train, validation)
-    # The likest pair of different families is 0.49 apart, not the 0.01 within one family.
-    assert thresholds.near == pytest.approx(np.cos(0.49), abs=0.002)
-    # All but 2 % are at least as near to a training task as this: the farthest is 1.0 off.
-    assert np.cos(1.0) <= thresholds.support < np.cos(0.9)
-
-
-def test_training_tasks_as_their_own_validation_do_not_close_the_policy() -> None:
-    tasks = [at(0.0, family="a"), at(0.6, family="b"), at(1.2, family="c")]
-    thresholds = calibrate(tasks, tasks)
-    assert thresholds.support == pytest.approx(np.cos(0.6), abs=0.01)
-    alone = calibrate(tasks[:1], tasks[:1])
-    assert 0 < alone.support < alone.near < 1

@@ -1,0 +1,44 @@
+"""The lookup policy's borders: the quick rule, and thresholds put into a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from hyperplug.hypernet.batches import PreparedTask
+from hyperplug.hypernet.calibration import calibrate
+from hyperplug.hypernet.encoding import EncodedDescription
+
+
+def at(angle: float, *, family: str) -> PreparedTask:
+    """Returns a task whose description points into a direction of the plane."""
+    pooled = np.array([np.cos(angle), np.sin(angle)], dtype=np.float32)
+    encoded = EncodedDescription(pooled=pooled, tokens=np.zeros((1, 2), dtype=np.float16))
+    return PreparedTask(
+        id=f"{family}/{angle}",
+        family=family,
+        descriptions=(encoded,),
+        examples=np.zeros((0, 4), dtype=np.float32),
+        conditioning=0,
+        sequences=(),
+    )
+
+
+def test_borders_come_from_tasks_of_other_families() -> None:
+    train: Sequence[PreparedTask] = [at(0.0, family="a")]
+    validation = [at(0.5, family="b"), at(0.51, family="b"), at(1.0, family="c")]
+    thresholds = calibrate(train, validation)
+    # The likest pair of different families is 0.49 apart, not the 0.01 within one family.
+    assert thresholds.near == pytest.approx(np.cos(0.49), abs=0.002)
+    # All but 2 % are at least as near to a training task as this: the farthest is 1.0 off.
+    assert np.cos(1.0) <= thresholds.support < np.cos(0.9)
+
+
+def test_training_tasks_as_their_own_validation_do_not_close_the_policy() -> None:
+    tasks = [at(0.0, family="a"), at(0.6, family="b"), at(1.2, family="c")]
+    thresholds = calibrate(tasks, tasks)
+    assert thresholds.support == pytest.approx(np.cos(0.6), abs=0.01)
+    alone = calibrate(tasks[:1], tasks[:1])
+    assert 0 < alone.support < alone.near < 1
