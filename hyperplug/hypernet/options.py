@@ -37,6 +37,7 @@ _NOT_NEGATIVE = (
     "static_rank",
     "generated_rank",
     "cache_gib",
+    "save_every",
     "composed",
     "rewordings",
 )
@@ -90,6 +91,7 @@ class TrainingOptions(CorpusOptions):
         tasks_per_step: how many tasks an optimizer step sees, and how many examples of each.
         cache_gib: at most so much of the lower layers' output is kept ...
         cache_dir: ... in files there, for later runs too; None for this run only.
+        save_every: seconds between saves; a kill loses no more.
         compiled: "auto", "on" or "off": compile the base model.
         device: "auto", or a torch device; likewise `dtype`.
     """
@@ -110,6 +112,7 @@ class TrainingOptions(CorpusOptions):
     cache_gib: float = 8.0
     cache_dir: Path | None = None
     evaluate_every: int = 500
+    save_every: float = 120.0
     compiled: str = "auto"
     device: str = "auto"
     dtype: str = "auto"

@@ -159,6 +159,7 @@ def _train_config(options: TrainingOptions) -> TrainConfig:
         sampling=sampling if ours else replace(sampling, static_only=0.0, with_examples=0.0),
         noise=TrainConfig().noise if ours else 0.0,
         evaluate_every=options.evaluate_every,
+        save_every_seconds=options.save_every,
     )
     return replace(config, compiled=_should_compile(options.compiled, config))
 
