@@ -22,9 +22,17 @@ def validation_losses(
     *,
     losses: AnswerLoss,
     sequences: int = 4,
+    examples: int = 0,
+    described: bool = True,
 ) -> dict[str, float]:
     """Returns mean losses over tasks with three adapters: from the task's own description
-    (matched), from another task's (shuffled), and the part shared by all tasks (static)."""
+    (matched), from another task's (shuffled), and the part shared by all tasks (static).
+
+    Args:
+        sequences: how many of a task's last sequences the loss is taken over.
+        examples: how many of its set-aside examples the network reads.
+        described: whether it reads the description too.
+    """
     ordered = sorted(tasks, key=lambda task: len(task.sequences[-1]))
     totals = {"matched": 0.0, "shuffled": 0.0, "static": 0.0}
     device = next(network.parameters()).device
@@ -35,8 +43,8 @@ def validation_losses(
         rows = [s for task in group for s in _last(task.sequences, sequences)]
         for arm, sources in (("matched", group), ("shuffled", others), ("static", group)):
             encoded = collate(
-                [task.descriptions[0] for task in sources],
-                [task.examples[:0] for task in sources],
+                [task.descriptions[0] if described else None for task in sources],
+                [task.examples[:examples] for task in sources],
                 embedding_size=network.config.embedding_size,
             ).to(device)
             keep = torch.full((len(group),), float(arm != "static"), device=device)
