@@ -74,8 +74,10 @@ def train_hypernet(
         BaseModelError: if the base model cannot be had or adapted.
         TrainingError: if training cannot start or go on.
     """
-    progress = progress or TrainingProgress()
     check_options(options)
+    device = pick_device(options.device)
+    workers = join_workers(device, tasks=options.tasks_per_step)
+    progress = progress if progress and workers.is_first else TrainingProgress()
     base = resolve_base(settings.base, cache=settings.cache, progress=progress.say)
     modules = choose_modules(
         base.spec, modules=options.modules, top_layers=options.top_layers or None
@@ -83,8 +85,6 @@ def train_hypernet(
     corpus = prepare_corpus(
         options, settings=settings, base=base, embedder=embedder, progress=progress
     )
-    device = pick_device(options.device)
-    workers = join_workers(device, tasks=options.tasks_per_step)
     progress.say(f"Loading base model {base.spec.id}")
     dtype = pick_dtype(options.dtype, device)
     frozen = load_frozen(base, modules, device=device, dtype=dtype)
