@@ -12,6 +12,7 @@ from hyperplug import __version__
 from hyperplug.cli import (
     adapters,
     bulk,
+    calibration,
     completion,
     database,
     doctor,
@@ -48,6 +49,7 @@ _COMMANDS = (
     learning.train_hypernet,
     loras.train_loras,
     learning.evaluate,
+    calibration.calibrate,
     database.db,
     doctor.doctor,
     completion.completion,

@@ -13,6 +13,7 @@ from hyperplug.cli.output import say
 from hyperplug.evaluation.benchmark import BenchmarkProgress
 from hyperplug.evaluation.result import TaskScores
 from hyperplug.evaluation.train_loras import LoraProgress, LoraReport
+from hyperplug.hypernet.measuring import CalibrationProgress
 from hyperplug.hypernet.recipe import TrainingProgress
 from hyperplug.hypernet.train import Report
 
@@ -110,6 +111,19 @@ class LoraMeter(_Meter, LoraProgress):
             f"{_duration(report.seconds_left)} left"
         )
         self.show("Training LoRAs", round(report.done * _BAR_STEPS), _BAR_STEPS, remark)
+
+
+class CalibrationMeter(_Meter, CalibrationProgress):
+    """Shows how many tasks are measured."""
+
+    def say(self, line: str) -> None:
+        """Prints a line."""
+        self.clear()
+        say(line)
+
+    def measured(self, done: int, total: int) -> None:
+        """Shows how many of the tasks are measured."""
+        self.show("Measuring tasks", done, total)
 
 
 class BenchmarkMeter(_Meter, BenchmarkProgress):

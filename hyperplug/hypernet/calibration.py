@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperplug.entities import Thresholds
+from hyperplug.errors import CheckpointError
 from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.checkpoint import FORMAT, load_checkpoint, write_atomically
 
@@ -53,22 +54,29 @@ def support_vectors(train: Sequence[PreparedTask]) -> Any:
     return np.stack([d.pooled for task in train for d in task.descriptions[:_SUPPORTING]])
 
 
-def write_thresholds(path: Path, thresholds: Thresholds, *, about: Mapping[str, Any]) -> None:
+def write_thresholds(
+    path: Path, thresholds: Thresholds, *, fingerprint: str, about: Mapping[str, Any]
+) -> None:
     """Puts other thresholds into a checkpoint, by rename.
 
     The tensors stay as they are, and so does the configuration, word for word: the
     fingerprint is over these two, and adapters made before keep their hypernetwork.
 
     Args:
+        fingerprint: of the network that they were measured with.
         about: how the thresholds were found; kept with how the network was trained.
 
     Raises:
-        CheckpointError: if the file is no checkpoint.
+        CheckpointError: if the file is no checkpoint, or by now another one.
     """
     from safetensors import safe_open
     from safetensors.torch import save
 
-    load_checkpoint(path)  # complains of a file that is none
+    if load_checkpoint(path).fingerprint != fingerprint:
+        raise CheckpointError(
+            f"{path} is not the checkpoint that was measured: it has changed meanwhile",
+            hint="calibrate it again",
+        )
     with safe_open(path, framework="pt") as file:
         content = json.loads(file.metadata()[FORMAT])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -82,6 +82,11 @@ def load_generator(path: Path | None, *, embedder: Embedder, base: BaseModelSpec
         CheckpointError: if the file is unusable or was trained with another encoder.
         BaseMismatchError: if it was trained for another base model.
     """
+    return Generator(load_fitting(path, embedder=embedder, base=base), embedder=embedder)
+
+
+def load_fitting(path: Path | None, *, embedder: Embedder, base: BaseModelSpec) -> Checkpoint:
+    """Returns the checkpoint itself; raises as `load_generator`."""
     source = path or shipped_checkpoint()
     checkpoint = load_checkpoint(source)
     spec = checkpoint.spec
@@ -98,7 +103,7 @@ def load_generator(path: Path | None, *, embedder: Embedder, base: BaseModelSpec
             f"not {embedder.id}",
             hint="set HYPERPLUG_EMBEDDER to that encoder",
         )
-    return Generator(checkpoint, embedder=embedder)
+    return checkpoint
 
 
 def _slots(

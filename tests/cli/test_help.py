@@ -38,6 +38,7 @@ PRINTING_DATA = {
     "prepare-base",
     "train-hypernet",
     "evaluate",
+    "calibrate",
     "db upgrade",
     "db current",
     "db check",

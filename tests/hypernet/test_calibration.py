@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from hyperplug.entities import Thresholds
+from hyperplug.errors import CheckpointError
 from hyperplug.hypernet.batches import PreparedTask
-from hyperplug.hypernet.calibration import calibrate
+from hyperplug.hypernet.calibration import calibrate, write_thresholds
+from hyperplug.hypernet.checkpoint import FORMAT, load_checkpoint
 from hyperplug.hypernet.encoding import EncodedDescription
+from tests.hypernet.conftest import MakeTrainer
 
 
 def at(angle: float, *, family: str) -> PreparedTask:
@@ -42,3 +50,30 @@ def test_training_tasks_as_their_own_validation_do_not_close_the_policy() -> Non
     assert thresholds.support == pytest.approx(np.cos(0.6), abs=0.01)
     alone = calibrate(tasks[:1], tasks[:1])
     assert 0 < alone.support < alone.near < 1
+
+
+def test_written_thresholds_change_nothing_else(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(steps=1)
+    trainer.run()
+    _forget_the_kind(trainer.out)
+    before = load_checkpoint(trainer.out)
+    chosen = Thresholds(near=0.81, support=0.33)
+    write_thresholds(
+        trainer.out, chosen, fingerprint=before.fingerprint, about={"tasks": 7, "near": "why"}
+    )
+    after = load_checkpoint(trainer.out)
+    assert after.thresholds == chosen
+    assert after.fingerprint == before.fingerprint
+    assert after.training == {**before.training, "calibration": {"tasks": 7, "near": "why"}}
+    assert not list(trainer.out.parent.glob(".*tmp"))
+    with pytest.raises(CheckpointError, match="has changed meanwhile"):
+        write_thresholds(trainer.out, chosen, fingerprint="0" * 64, about={})
+
+
+def _forget_the_kind(path: Path) -> None:
+    """Writes a checkpoint's configuration as an earlier release did, without its kind."""
+    with safe_open(path, framework="pt") as file:
+        content = json.loads(file.metadata()[FORMAT])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del content["config"]["kind"]
+    save_file(tensors, path, metadata={FORMAT: json.dumps(content, sort_keys=True)})
