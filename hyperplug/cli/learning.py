@@ -61,7 +61,7 @@ def corpus_options(command: Any) -> Any:
 @json_option
 @pass_globals
 def prepare_tasks(shared: Globals, /, out: Path, as_json: bool, **options: Any) -> None:
-    """Prepare tasks for training: augment, tokenise and encode them.
+    """Prepare tasks for training: augment and encode them.
 
     The file is given to `train-hypernet --tasks`, here or on a machine that has neither the
     corpus nor the text encoder.

@@ -56,7 +56,7 @@ _PATH = click.Path(path_type=Path)
 @json_option
 @pass_globals
 def train_loras(shared: Globals, /, out: Path, as_json: bool, **options: Any) -> None:
-    """Train an ordinary LoRA for each task, to compare generated adapters with.
+    """Train an ordinary LoRA for each task, to compare with.
 
     \b
     oracle   the test tasks' own: --tasks TEST_FILE --hold-out N, where N is what

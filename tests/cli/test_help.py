@@ -25,6 +25,8 @@ HEAVY = (
     "numpy",
 )
 PRINTING_DATA = {
+    "prepare-tasks",
+    "train-loras",
     "register-task",
     "find-task",
     "list-tasks",
