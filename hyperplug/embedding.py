@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hyperplug.errors import ConfigError, MissingExtraError
 from hyperplug.packaged import packaged_path
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoding:
+    """A text as the encoder sees it: a unit vector (dimension,), the last hidden states of
+    its tokens (tokens, dimension)."""
+
+    vector: NDArray[np.float32]
+    tokens: NDArray[np.float32]
 
 
 class Embedder(Protocol):
@@ -32,8 +42,8 @@ class Embedder(Protocol):
         """Returns unit vectors, shape (texts, dimension)."""
         ...
 
-    def token_states(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Returns the encoder's last hidden states, one (tokens, dimension) array a text."""
+    def encode(self, texts: Sequence[str]) -> list[TextEncoding]:
+        """Returns unit vectors and token states of texts, in one pass."""
         ...
 
 
@@ -74,19 +84,23 @@ class SentenceTransformerEmbedder:
             )
         return np.asarray(vectors, dtype=np.float32)
 
-    def token_states(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Returns the encoder's last hidden states, one (tokens, dimension) array a text."""
+    def encode(self, texts: Sequence[str]) -> list[TextEncoding]:
+        """Returns unit vectors and token states of texts, in one pass."""
         if not texts:
             return []
         with self._lock:
-            states = self._model.encode(
-                list(texts),
-                batch_size=_BATCH_SIZE,
-                output_value="token_embeddings",
-                convert_to_numpy=False,
-                show_progress_bar=False,
+            found: Any = self._model.encode(
+                list(texts), batch_size=_BATCH_SIZE, output_value=None, show_progress_bar=False
             )
-        return [state.float().cpu().numpy() for state in states]
+        return [_text_encoding(features) for features in found]
+
+
+def _text_encoding(features: Mapping[str, Any]) -> TextEncoding:
+    vector = features["sentence_embedding"].float()
+    tokens = features["token_embeddings"][features["attention_mask"].bool()]
+    return TextEncoding(
+        vector=(vector / vector.norm()).cpu().numpy(), tokens=tokens.float().cpu().numpy()
+    )
 
 
 def load_embedder(name: str) -> Embedder:

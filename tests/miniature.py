@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from hyperplug.config import Settings
+from hyperplug.embedding import TextEncoding
 
 END = "<|end|>"
 CHAT_TEMPLATE = (
@@ -49,9 +50,12 @@ class WordHashEmbedder:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / norms, dtype=np.float32)
 
-    def token_states(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Returns one (words, dimension) array a text."""
-        return [self._words(text) for text in texts]
+    def encode(self, texts: Sequence[str]) -> list[TextEncoding]:
+        """Returns unit vectors and the vectors of the words."""
+        return [
+            TextEncoding(vector=vector, tokens=self._words(text))
+            for vector, text in zip(self.embed(texts), texts, strict=True)
+        ]
 
     def _words(self, text: str) -> NDArray[np.float32]:
         words = text.lower().split() or [""]

@@ -28,11 +28,11 @@ class EncodedDescription:
 
 def encode_descriptions(embedder: Embedder, texts: Sequence[str]) -> list[EncodedDescription]:
     """Returns the encoder output of each description, at most 128 tokens of it."""
-    pooled = embedder.embed(texts)
-    states = embedder.token_states(texts)
     return [
-        EncodedDescription(pooled=vector, tokens=state[:MAX_TOKENS].astype(np.float16))
-        for vector, state in zip(pooled, states, strict=True)
+        EncodedDescription(
+            pooled=encoding.vector, tokens=encoding.tokens[:MAX_TOKENS].astype(np.float16)
+        )
+        for encoding in embedder.encode(texts)
     ]
 
 
