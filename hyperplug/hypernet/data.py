@@ -12,72 +12,80 @@ from typing import Any
 
 from hyperplug.entities import Example
 from hyperplug.errors import InvalidTaskFileError
+from hyperplug.hypernet.sni import (
+    INSTANCES_PER_TASK,
+    SUFFIX,
+    is_task_list,
+    join_families,
+    listed_files,
+    read_task_file,
+)
+from hyperplug.hypernet.tasks import Corpus as Corpus
+from hyperplug.hypernet.tasks import CorpusTask as CorpusTask
 
 IGNORE = -100
 METRICS = ("exact_match", "rougeL")
+_SUFFIXES = (".jsonl", ".jsonl.gz", SUFFIX)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorpusTask:
-    """A task to train or evaluate on.
+def read_corpus(path: Path, *, instances_per_task: int = INSTANCES_PER_TASK) -> Corpus:
+    """Returns the tasks of a file, of a folder of such files, or of those that a list names.
 
-    Attributes:
-        family: groups tasks that share an underlying dataset.
-        descriptions: wordings of the same task, the preferred one first.
-        metric: "exact_match" or "rougeL".
-        licence_class: permissive, sharealike, noncommercial, custom or unknown.
-        labels: the answers to choose among, if the task is a choice; else empty.
-        category: classification, qa, generation, ...; "" if not known.
-    """
+    A file of JSON lines, plain or gzip, has a task a line with `id`, `descriptions` (or
+    `description`) and `examples` ([{"input", "output"}]); `family`, `metric`, `source` and
+    `licence_class` are optional. A `.json` file is a task of Super-NaturalInstructions, and
+    `splits/<track>/<split>_tasks.txt` of its repository names such files.
 
-    id: str
-    family: str
-    descriptions: tuple[str, ...]
-    metric: str
-    examples: tuple[Example, ...]
-    source: str = ""
-    licence_class: str = "unknown"
-    labels: tuple[str, ...] = ()
-    category: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Corpus:
-    """Tasks that were read, and what had to be left out ("file:line: why")."""
-
-    tasks: tuple[CorpusTask, ...]
-    skipped: tuple[str, ...]
-
-
-def read_corpus(path: Path) -> Corpus:
-    """Returns the tasks of a JSON-lines file, plain or gzip, or of a folder of such files.
-
-    Each line has `id`, `descriptions` (or `description`) and `examples`
-    ([{"input", "output"}]); `family`, `metric`, `source` and `licence_class` are optional.
+    Args:
+        instances_per_task: of a Super-NaturalInstructions file, take so many examples at
+            most, drawn at random.
 
     Raises:
         InvalidTaskFileError: if the path is missing or holds no usable task.
     """
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz")))
-    else:
-        files = [path]
     tasks: list[CorpusTask] = []
     skipped: list[str] = []
-    for file in files:
-        for number, line in enumerate(_lines(file), start=1):
-            if not line.strip():
-                continue
-            try:
-                tasks.append(_parse(json.loads(line)))
-            except (ValueError, KeyError, TypeError, AttributeError) as exc:
-                skipped.append(f"{file.name}:{number}: {type(exc).__name__}: {exc}")
+    for file in _files(path):
+        try:
+            found = _read_file(file, instances_per_task)
+        except InvalidTaskFileError as exc:
+            if file == path:
+                raise
+            skipped.append(exc.message)
+            continue
+        tasks += found.tasks
+        skipped += found.skipped
     if not tasks:
         raise InvalidTaskFileError(
             f"no usable task in {path}",
             problems=tuple(skipped),
-            hint='each line is a JSON object with "id", "descriptions" and "examples"',
+            hint='each line is a JSON object with "id", "descriptions" and "examples", or each '
+            'file one with "Definition" and "Instances"',
         )
+    return Corpus(tasks=tuple(join_families(tasks)), skipped=tuple(skipped))
+
+
+def _files(path: Path) -> list[Path]:
+    if is_task_list(path):
+        return listed_files(path)
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.name.endswith(_SUFFIXES))
+    return found if found or not (path / "tasks").is_dir() else _files(path / "tasks")
+
+
+def _read_file(path: Path, instances_per_task: int) -> Corpus:
+    if path.suffix == SUFFIX:
+        return read_task_file(path, instances=instances_per_task)
+    tasks: list[CorpusTask] = []
+    skipped: list[str] = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            tasks.append(_parse(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            skipped.append(f"{path.name}:{number}: {type(exc).__name__}: {exc}")
     return Corpus(tasks=tuple(tasks), skipped=tuple(skipped))
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from hyperplug.errors import TrainingError
 from hyperplug.hypernet.data import CorpusTask, family_groups, read_corpus, shippable
+from hyperplug.hypernet.sni import task_list
 
 _HELD_OUT_SHARE = 0.1
 T = TypeVar("T")
@@ -32,9 +33,12 @@ class TrainingTasks:
 
 
 def split_file(path: Path, split: str) -> Path | None:
-    """Returns the file of a split ("train") in a corpus folder, or None if it has none."""
+    """Returns the file of a split ("train") in a corpus folder, or None if it has none.
+
+    For Super-NaturalInstructions' repository, or its `tasks`, that is the English list.
+    """
     candidates = (path / f"{split}.jsonl", path / f"{split}.jsonl.gz")
-    return next((file for file in candidates if file.is_file()), None)
+    return next((file for file in candidates if file.is_file()), task_list(path, split))
 
 
 def read_training_tasks(
@@ -48,11 +52,12 @@ def read_training_tasks(
     """Returns what to train on and what to validate on.
 
     A folder with a file `train.jsonl` (or `.gz`) gives that file for training and its
-    `validation.jsonl` for validation; its other files are not read. Without a validation
-    file, a tenth of the families is held out.
+    `validation.jsonl` for validation; its other files are not read. So does the repository
+    of Super-NaturalInstructions with its list of training tasks. Without a validation file,
+    a tenth of the families is held out.
 
     Args:
-        tasks: a file of task lines or a folder.
+        tasks: a file or folder that `read_corpus` reads.
         validation: likewise; None for the default above.
         include_noncommercial: also train on tasks from which no checkpoint may be shipped.
         limit_tasks: train on so many tasks at most, drawn at random.
