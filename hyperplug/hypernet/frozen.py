@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperplug.errors import BaseModelError
+from hyperplug.hypernet.logits import LogitHead, check_logits
 from hyperplug.hypernet.model import LoraBatch
 
 
@@ -41,6 +42,9 @@ class FrozenBase:
         self._upper = _part(self._decoder, slice(self.split, None), last=True)
         self.hidden_size = int(model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
         self._run: Any = self._run_adapted
+        self._head = LogitHead(model)
+        token_ids = torch.arange(1, 9, device=self.device)[None]
+        check_logits(model, self.logits(self.hidden(token_ids)), token_ids=token_ids)
         # Models that mix sliding and full attention find a layer's kind by its index, which
         # the upper part would count from 0.
         kinds = set(getattr(model.config, "layer_types", None) or ())
@@ -105,9 +109,7 @@ class FrozenBase:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns next-token logits of selected hidden states, (..., vocabulary)."""
-        head: Any = self.model.get_output_embeddings()  # type: ignore[operator]
-        out: Tensor = head(hidden)
-        return out
+        return self._head(hidden)
 
     def _hook(self, slot: int) -> Any:
         def add_lora(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -139,11 +141,14 @@ def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) ->
     """
     import transformers
 
-    # On a CPU the fused attention's backward pass is slower than plain matrix products.
-    attention = "eager" if device.type == "cpu" else "sdpa"
     try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, attn_implementation=attention
+            folder,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            attn_implementation=attention(config, device),
         )
     except (OSError, ValueError, KeyError) as exc:
         raise BaseModelError(
@@ -152,6 +157,14 @@ def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) ->
         ) from exc
     moved: nn.Module = model.to(device)
     return moved
+
+
+def attention(config: Any, device: torch.device) -> str:
+    """Returns which of transformers' attentions computes this model, and fast."""
+    # The fused one leaves out Gemma 2's bound on attention scores without a word, and on a
+    # CPU its backward pass is slower than plain matrix products.
+    bounded = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if bounded or device.type == "cpu" else "sdpa"
 
 
 def layer_index(module_path: str) -> int:
