@@ -11,9 +11,10 @@ import pytest
 
 from hyperplug.basemodel import BaseModel
 from hyperplug.errors import BaseModelError, ConfigError, InvalidTaskFileError, TrainingError
+from hyperplug.hypernet.corpus import write_corpus
 from hyperplug.hypernet.generate import load_generator
 from hyperplug.hypernet.options import TrainingOptions
-from hyperplug.hypernet.recipe import TrainingProgress, train_hypernet
+from hyperplug.hypernet.recipe import TrainingProgress, forecast_training, train_hypernet
 from hyperplug.hypernet.train import Report
 from tests.miniature import WordHashEmbedder, base_folder, settings, task_line, write_tasks
 
@@ -142,3 +143,52 @@ def test_a_base_whose_weights_are_no_linear_layers(
     base = BaseModel(folder=folder, spec=None)  # type: ignore[arg-type]
     with pytest.raises(BaseModelError, match="is a Conv1D"):
         train(options, base, Recorder())
+
+
+def test_a_forecast_trains_nothing(options: TrainingOptions, base: BaseModel) -> None:
+    where = settings(options.tasks.parent, base=base.folder)
+    needs = forecast_training(options, settings=where, embedder=WordHashEmbedder())
+    assert (needs.steps, needs.minutes > 0) == (2, True)
+    network = train(options, base, Recorder()).network
+    assert needs.parameters == sum(p.numel() for p in network.parameters())
+    assert needs.memory_bytes > 4 * needs.base_parameters
+    assert needs.matrix_rate > 1e6
+
+
+def test_a_forecast_writes_nothing(options: TrainingOptions, base: BaseModel) -> None:
+    forecast_training(
+        options,
+        settings=settings(options.tasks.parent, base=base.folder),
+        embedder=WordHashEmbedder(),
+    )
+    assert not options.out.exists()
+
+
+def test_prepared_tasks_train_as_the_files_they_come_from(
+    options: TrainingOptions, base: BaseModel, tmp_path: Path
+) -> None:
+    direct, file = Recorder(), tmp_path / "tasks.prepared"
+    train(options, base, direct)
+    where = settings(tmp_path, base=base.folder)
+    write_corpus(options, file, settings=where, embedder=WordHashEmbedder())
+    again = Recorder()
+    train(replace(options, tasks=file, out=tmp_path / "again.safetensors"), base, again)
+    first, second = ([r.loss for r in recorder.reports] for recorder in (direct, again))
+    assert second == pytest.approx(first, rel=1e-3)
+
+
+@pytest.mark.parametrize("network", ["text-to-lora-l", "text-to-lora-matched"])
+def test_text_to_lora_is_trained_and_used_alike(
+    options: TrainingOptions, base: BaseModel, network: str
+) -> None:
+    train(replace(options, network=network), base, Recorder())
+    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base.spec)
+    assert generator.generate("Say left.").rank == generator.spec.rank == 3
+
+
+def test_a_multi_task_lora_does_not_read_the_description(
+    options: TrainingOptions, base: BaseModel
+) -> None:
+    train(replace(options, generated_rank=0, static_rank=3), base, Recorder())
+    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base.spec)
+    assert generator.generate("Say left.") == generator.generate("Something else.")
