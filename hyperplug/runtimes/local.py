@@ -96,11 +96,16 @@ class LocalRuntime:
             self._model = None
 
     def _load_base(self) -> tuple[Any, Any]:
+        from hyperplug.hypernet.frozen import attention
+
         transformers = _import("transformers")
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.base.folder)
+            config = transformers.AutoConfig.from_pretrained(self.base.folder)
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 self.base.folder,
+                config=config,
+                attn_implementation=attention(config, self._torch.device(self._device)),
                 # Many CPUs emulate 16-bit arithmetic, slowly.
                 dtype=self._torch.float32 if self._device == "cpu" else "auto",
             )
