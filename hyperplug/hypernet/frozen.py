@@ -107,6 +107,37 @@ class FrozenBase:
         out: Tensor = self._decoder(input_ids=token_ids, use_cache=False).last_hidden_state
         return out
 
+    def cached_hidden(
+        self,
+        *,
+        cache: Any,
+        mask: Tensor,
+        positions: Tensor,
+        token_ids: Tensor,
+        states: Tensor | None = None,
+        lower: bool = False,
+    ) -> Tensor:
+        """Returns the final hidden states of tokens after those in a cache, and fills it.
+
+        Args:
+            cache: a transformers cache; the tokens in it are attended to.
+            mask: 1 where a token is, of the cache and of the input, (rows, length).
+            positions: of the input's tokens, (rows, new).
+            token_ids: the input, (rows, new) ...
+            states: ... or what the layers below the first adapted one made of it.
+            lower: return that, and run no other layers.
+        """
+        model = self._decoder if states is None else self._upper
+        out: Tensor = (self._lower if lower else model)(
+            input_ids=token_ids if states is None else None,
+            inputs_embeds=states,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return out
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns next-token logits of selected hidden states, (..., vocabulary)."""
         return self._head(hidden)
