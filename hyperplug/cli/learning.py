@@ -1,4 +1,4 @@
-"""Commands that train a hypernetwork and measure it."""
+"""Commands that train a hypernetwork."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hyperplug.cli.context import (
     Globals,
     base_option,
     json_option,
-    model_options,
     pass_globals,
     registry_options,
 )
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from hyperplug.hypernet.forecast import Forecast
 
 _PATH = click.Path(path_type=Path)
-_ARMS = "base,prompt,static,hypernet,shuffled"
 
 
 def corpus_options(command: Any) -> Any:
@@ -155,58 +153,3 @@ def _show_forecast(needs: Forecast, *, as_json: bool) -> None:
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options that were given; the others keep their defaults."""
     return {name: value for name, value in options.items() if value not in (None, ())}
-
-
-@click.command("evaluate")
-@click.option(
-    "--tasks", type=_PATH, required=True, metavar="FILE_OR_DIR", help="What to measure on."
-)
-@click.option("--arms", default=_ARMS, show_default=True, help="What to compare.")
-@click.option("--limit-tasks", type=int, metavar="N", help="At most so many tasks.")
-@click.option("--limit-examples", type=int, metavar="M", help="At most so many examples a task.")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="K")
-@click.option("--json", "out", type=_PATH, metavar="OUT", help="Write the result there.")
-@click.option("--answers", type=_PATH, metavar="FILE", help="Keep every answer, as JSON lines.")
-@click.option("--report", type=_PATH, metavar="DIR", help="Write a table and a plot there.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--dtype", default="float32", show_default=True)
-@model_options
-@registry_options
-@pass_globals
-def evaluate(
-    shared: Globals,
-    /,
-    arms: str,
-    out: Path | None,
-    report: Path | None,
-    **options: Any,
-) -> None:
-    """Score generated adapters on held-out tasks.
-
-    \b
-    base      the input alone, no adapter
-    prompt    the description in the prompt, no adapter
-    static    the part of the hypernetwork that all tasks share
-    hypernet  the adapter from the task's own description
-    shuffled  the adapter from another task's description
-
-    Prints a table in Markdown. An interrupted run with --json is resumed.
-    """
-    from hyperplug.cli.meters import BenchmarkMeter
-    from hyperplug.evaluation.arms import parse_arms
-    from hyperplug.evaluation.benchmark import run_benchmark
-    from hyperplug.evaluation.options import BenchmarkOptions
-    from hyperplug.evaluation.report import markdown, write_report
-
-    with BenchmarkMeter() as meter:
-        result = run_benchmark(
-            BenchmarkOptions(arms=parse_arms(arms), out=out, **options),
-            settings=shared.settings(),
-            progress=meter,
-        )
-    click.echo(markdown(result), nl=False)
-    if report is not None:
-        for path in write_report(
-            result, report, name=out.stem if out is not None else "evaluation"
-        ):
-            say(f"Wrote {path}")

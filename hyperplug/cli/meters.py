@@ -11,7 +11,6 @@ import click
 
 from hyperplug.cli.output import say
 from hyperplug.evaluation.benchmark import BenchmarkProgress
-from hyperplug.evaluation.result import TaskScores
 from hyperplug.evaluation.train_loras import LoraProgress, LoraReport
 from hyperplug.hypernet.measuring import CalibrationProgress
 from hyperplug.hypernet.recipe import TrainingProgress
@@ -148,10 +147,9 @@ class BenchmarkMeter(_Meter, BenchmarkProgress):
         left = (now - began) / (done - before) * (total - done) if done > before else float("inf")
         self.show("Answering", done, total, f"{_duration(left)} left{self._last}")
 
-    def finished(self, scores: TaskScores) -> None:
-        """Shows the scores of the task that is done."""
-        shown = " ".join(f"{arm} {score:.0f}" for arm, score in scores.scores.items())
-        self._last = f"; {shown}"
+    def finished(self, arm: str) -> None:
+        """Shows which arm answered last."""
+        self._last = f"; {arm}"
 
 
 def _duration(seconds: float) -> str:

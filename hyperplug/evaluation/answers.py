@@ -1,30 +1,37 @@
-"""Greedy answers of a base model, many prompts at once."""
+"""Greedy answers of a base model in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from hyperplug.entities import Example
+from hyperplug.evaluation.attention import use_grouped_attention
+from hyperplug.evaluation.decoding import GreedyDecoder, Prompt, Reading
+from hyperplug.hypernet.frozen import FrozenBase
+from hyperplug.hypernet.model import LoraBatch
 
-_MAX_ROWS = 32
-_MAX_BATCH_TOKENS = 8_192
 _MAX_NEW_TOKENS = 64
 _MIN_NEW_TOKENS = 4
 _LENGTH_MARGIN = 1.5
+_PART_ROWS = {"cpu": 12}
+_MANY_PART_ROWS = 64
 
 
 class Answerer:
-    """Answers prompts with a transformers model, as it is hooked at the moment."""
+    """Answers prompts with a frozen base model, each under an adapter of its own."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._model = model
+    def __init__(self, base: FrozenBase, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._device: torch.device = next(model.parameters()).device
-        self._context = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
-        self._end_ids = _end_ids(model, tokenizer)
+        if base.device.type == "cpu":
+            use_grouped_attention(base.model)
+        config = base.model.config
+        self._context = int(getattr(config, "max_position_embeddings", None) or 2**31)
+        self._decoder = GreedyDecoder(
+            base,
+            end_ids=end_ids(base.model, tokenizer),
+            part_rows=_PART_ROWS.get(base.device.type, _MANY_PART_ROWS),
+        )
 
     def new_tokens(self, examples: Sequence[Example]) -> int:
         """Returns how many tokens an answer may have: half more than the longest expected."""
@@ -33,51 +40,33 @@ class Answerer:
         longest = max(len(answer) for answer in ids) + 1  # and the end token
         return max(_MIN_NEW_TOKENS, min(_MAX_NEW_TOKENS, int(_LENGTH_MARGIN * longest)))
 
-    def answer(self, prompts: Sequence[str], *, max_new_tokens: int) -> list[str]:
-        """Returns the greedy answer to each prompt.
+    def room(self, max_new_tokens: int) -> int:
+        """Returns how many tokens a prompt may have, so that its answer fits the context."""
+        return max(1, self._context - max_new_tokens)
 
-        A prompt that leaves no room for an answer in the model's context loses its
-        beginning.
-        """
-        room = max(1, self._context - max_new_tokens)
-        ids: list[list[int]] = self._tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        # The longest first, so that too large a batch shows at once.
-        order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
-        answers = [""] * len(ids)
-        while order:
-            longest = min(room, len(ids[order[0]])) + max_new_tokens
-            rows = max(1, min(_MAX_ROWS, _MAX_BATCH_TOKENS // longest))
-            chosen, order = order[:rows], order[rows:]
-            texts = self._generate([ids[index][-room:] for index in chosen], max_new_tokens)
-            for index, text in zip(chosen, texts, strict=True):
-                answers[index] = text
-        return answers
+    def prompt(self, text: str, *, max_new_tokens: int) -> Prompt:
+        """Returns a prompt's tokens; one that leaves no room for an answer loses its beginning."""
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Prompt(ids=tuple(ids[-self.room(max_new_tokens) :]), max_new_tokens=max_new_tokens)
 
-    @torch.inference_mode()
-    def _generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
-        length = max(1, *(len(prompt) for prompt in prompts))
-        token_ids = torch.full((len(prompts), length), self._end_ids[0])
-        mask = torch.zeros(len(prompts), length, dtype=torch.long)
-        for row, prompt in enumerate(prompts):  # padded on the left
-            token_ids[row, length - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-            mask[row, length - len(prompt) :] = 1
-        out = self._model.generate(
-            input_ids=token_ids.to(self._device),
-            attention_mask=mask.to(self._device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            # A model's own sampling defaults would only draw warnings.
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=self._end_ids,
-            pad_token_id=self._end_ids[0],
-        )  # (rows, length + new)
-        texts: list[str] = self._tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
+    def read(self, prompts: Sequence[Prompt]) -> Reading:
+        """Returns prompts ready to be answered under any adapter."""
+        return self._decoder.read(prompts)
+
+    def answer(
+        self,
+        reading: Reading,
+        loras: Sequence[LoraBatch] | None,
+        *,
+        rows: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Returns the greedy answers; the arguments are `GreedyDecoder.answer`'s."""
+        ids = self._decoder.answer(reading, loras, rows=rows)
+        texts: list[str] = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
 
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+def end_ids(model: Any, tokenizer: Any) -> list[int]:
     """Returns the ids that end an answer: the one trained with, then the model's own."""
     own = model.generation_config.eos_token_id
     ids = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]

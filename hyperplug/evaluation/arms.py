@@ -2,101 +2,234 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from hyperplug.errors import ConfigError
-from hyperplug.hypernet.data import CorpusTask, family_groups
+from hyperplug.evaluation.selection import MAX_SHOWN
 
 
-class Arm(StrEnum):
+class Source(StrEnum):
+    """Where an arm's adapter comes from."""
+
+    NONE = "none"
+    HYPERNET = "hypernet"
+    SHARED_PART = "shared part"
+    STATIC = "static"
+    STATIC_PROMPT = "static-prompt"
+    T2L = "t2l"
+    MEAN = "mean"
+    NEAREST = "nearest"
+    MERGE = "merge"
+    ORACLE = "oracle"
+    POLICY = "policy"
+
+
+class Words(StrEnum):
+    """Which description a generator reads."""
+
+    NONE = "none"
+    OWN = "own"
+    REPHRASED = "rephrased"
+    SHUFFLED = "shuffled"
+    JUNK = "junk"
+
+
+# The option that gives an arm its adapters, and what it has to hold.
+_NEEDS = {
+    Source.STATIC: ("static", "the checkpoint of a multi-task LoRA"),
+    Source.STATIC_PROMPT: ("static_prompt", "a multi-task LoRA trained with --in-prompt 1"),
+    Source.T2L: ("t2l", "the checkpoint of a Text-to-LoRA network"),
+    Source.MEAN: ("loras", "LoRAs of training tasks, from train-loras"),
+    Source.NEAREST: ("loras", "LoRAs of training tasks, from train-loras"),
+    Source.MERGE: ("loras", "LoRAs of training tasks, from train-loras"),
+    Source.ORACLE: ("oracle", "LoRAs of the evaluated tasks, from train-loras"),
+    Source.POLICY: ("train_tasks", "the tasks that the hypernetwork was trained on"),
+}
+_OF_A_HYPERNET = (Source.HYPERNET, Source.SHARED_PART, Source.POLICY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
     """A way to have a task done.
 
-    | arm      | prompt                | adapter                                  |
-    |----------|-----------------------|------------------------------------------|
-    | base     | input                 | none                                     |
-    | prompt   | description and input | none                                     |
-    | static   | input                 | the hypernetwork's part shared by all    |
-    | hypernet | input                 | generated from the task's description    |
-    | shuffled | input                 | generated from another task's description|
+    Attributes:
+        meaning: what it does, in a few words.
+        words: which description its generator reads.
+        examples: how many examples its generator reads.
+        swapped: whether those are another task's.
+        described: whether the description is in the prompt.
+        shots: how many examples are in the prompt, as earlier turns.
     """
 
-    BASE = "base"
-    PROMPT = "prompt"
-    STATIC = "static"
-    HYPERNET = "hypernet"
-    SHUFFLED = "shuffled"
+    name: str
+    meaning: str
+    adapter: Source = Source.NONE
+    words: Words = Words.OWN
+    examples: int = 0
+    swapped: bool = False
+    described: bool = False
+    shots: int = 0
 
     @property
     def needs_hypernet(self) -> bool:
-        """Whether it applies an adapter."""
-        return self not in (Arm.BASE, Arm.PROMPT)
+        """Whether its adapter comes from the hypernetwork that is measured."""
+        return self.adapter in _OF_A_HYPERNET
+
+    @property
+    def needs_embedder(self) -> bool:
+        """Whether descriptions have to be encoded."""
+        return self.adapter not in (Source.NONE, Source.MEAN, Source.ORACLE)
+
+    @property
+    def option(self) -> str | None:
+        """The name of the option that it cannot do without."""
+        return _NEEDS[self.adapter][0] if self.adapter in _NEEDS else None
+
+    @property
+    def needs_partner(self) -> bool:
+        """Whether it takes something from another task."""
+        return self.swapped or self.words is Words.SHUFFLED
 
 
-ALL_ARMS = tuple(Arm)
+def _hypernet(name: str, meaning: str, words: Words = Words.OWN, examples: int = 0) -> Arm:
+    return Arm(name=name, meaning=meaning, adapter=Source.HYPERNET, words=words, examples=examples)
 
 
-def parse_arms(text: str) -> tuple[Arm, ...]:
+def _shots(count: int) -> Arm:
+    plural = "example" if count == 1 else "examples"
+    return Arm(
+        name=f"shots-{count}",
+        meaning=f"description and {count} {plural} in the prompt, no adapter",
+        described=True,
+        shots=count,
+    )
+
+
+def _t2l(name: str, meaning: str, words: Words) -> Arm:
+    return Arm(name=name, meaning=meaning, adapter=Source.T2L, words=words)
+
+
+ALL_ARMS = (
+    Arm(name="base", meaning="input alone, no adapter"),
+    Arm(name="prompt", meaning="description in the prompt, no adapter", described=True),
+    _shots(1),
+    _shots(4),
+    _shots(8),
+    Arm(
+        name="static-part",
+        meaning="the part of the hypernetwork's adapters that all tasks share",
+        adapter=Source.SHARED_PART,
+    ),
+    Arm(
+        name="static",
+        meaning="one LoRA trained on all training tasks (--static)",
+        adapter=Source.STATIC,
+    ),
+    Arm(
+        name="static-prompt",
+        meaning="one LoRA trained and asked with the description in the prompt (--static-prompt)",
+        adapter=Source.STATIC_PROMPT,
+        described=True,
+    ),
+    _t2l("t2l", "adapter from the description by Text-to-LoRA (--t2l)", Words.OWN),
+    _t2l("t2l-shuffled", "Text-to-LoRA given another task's description", Words.SHUFFLED),
+    _t2l("t2l-junk", "Text-to-LoRA given a text that describes no task", Words.JUNK),
+    Arm(name="mean", meaning="mean of training tasks' LoRAs (--loras)", adapter=Source.MEAN),
+    Arm(
+        name="nearest",
+        meaning="LoRA of the training task with the nearest description (--loras)",
+        adapter=Source.NEAREST,
+    ),
+    Arm(
+        name="merge",
+        meaning="weighted sum of the three nearest training tasks' LoRAs (--loras)",
+        adapter=Source.MERGE,
+    ),
+    Arm(
+        name="oracle",
+        meaning="LoRA trained on the task's own examples (--oracle)",
+        adapter=Source.ORACLE,
+    ),
+    _hypernet("hypernet", "adapter from the task's description"),
+    _hypernet("hypernet-examples", "adapter from 8 examples alone", Words.NONE, 8),
+    _hypernet("hypernet-both", "adapter from the description and 8 examples", Words.OWN, 8),
+    replace(
+        _hypernet("hypernet-prompt", "adapter from the description, which is in the prompt too"),
+        described=True,
+    ),
+    _hypernet("rephrased", "adapter from another wording of the description", Words.REPHRASED),
+    _hypernet("shuffled", "adapter from another task's description", Words.SHUFFLED),
+    _hypernet("junk", "adapter from a text that describes no task", Words.JUNK),
+    replace(
+        _hypernet("examples-shuffled", "adapter from 8 examples of another task", Words.NONE, 8),
+        swapped=True,
+    ),
+    Arm(
+        name="policy",
+        meaning="what the registry of all training tasks decides to serve (--train-tasks)",
+        adapter=Source.POLICY,
+    ),
+)
+_BY_NAME = {arm.name: arm for arm in ALL_ARMS}
+DEFAULT_ARMS = tuple(
+    _BY_NAME[name] for name in ("base", "prompt", "static-part", "hypernet", "shuffled")
+)
+_ALL = "all"
+
+
+def parse_arms(text: str, *, given: Collection[str] = ()) -> tuple[Arm, ...]:
     """Returns the arms of a comma-separated list, each once, in the order given.
+
+    "all" stands for every arm that has what it needs; "hypernet-both:4" for that arm with
+    4 examples in place of 8.
+
+    Args:
+        given: names of the options that are given: "static", "train_tasks", ...
 
     Raises:
         ConfigError: for an unknown arm or an empty list.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    known = [arm.value for arm in Arm]
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"unknown arm {name!r}", hint=f"choose among {', '.join(known)}")
-    if not names:
-        raise ConfigError("no arm is given", hint=f"choose among {', '.join(known)}")
-    return tuple(dict.fromkeys(Arm(name) for name in names))
+    arms: list[Arm] = []
+    for name in (name.strip() for name in text.split(",")):
+        if name == _ALL:
+            arms += [arm for arm in ALL_ARMS if arm.option is None or arm.option in given]
+        elif name:
+            arms.append(find_arm(name))
+    if not arms:
+        raise ConfigError("no arm is given", hint=_choose())
+    return tuple(dict.fromkeys(arms))
 
 
-def shuffled_partners(tasks: Sequence[CorpusTask], *, seed: int) -> Mapping[str, CorpusTask]:
-    """Returns for each task id the task whose description it gets in the shuffled arm.
-
-    No task gets its own, each is given once, and the partner is of another family unless
-    one family holds more than half of the tasks. The same for the same tasks and seed.
-
-    Raises:
-        ConfigError: if there is only one task.
-    """
-    if len(tasks) < 2:
+def find_arm(name: str) -> Arm:
+    """Returns the arm of that name. Raises ConfigError if there is none."""
+    stem, colon, count = name.partition(":")
+    arm = _BY_NAME.get(stem)
+    if arm is None:
+        raise ConfigError(f"unknown arm {name!r}", hint=_choose())
+    if not colon:
+        return arm
+    if not arm.examples:
+        raise ConfigError(f"arm {stem!r} reads no examples", hint=f"leave out {':' + count!r}")
+    if not (count.isdecimal() and 1 <= int(count) <= MAX_SHOWN):
         raise ConfigError(
-            "the arm 'shuffled' needs the description of another task, and there is one only",
-            hint="give more tasks, or leave that arm out",
+            f"arm {name!r} has no number of examples", hint=f"give 1 to {MAX_SHOWN}: {stem}:4"
         )
-    groups = family_groups(sorted(tasks, key=lambda task: task.id))
-    families = sorted(groups)
-    random.Random(f"{seed}/shuffled").shuffle(families)
-    ordered = [task for family in families for task in groups[family]]
-    largest = max(len(group) for group in groups.values())
-    # Families are blocks of `ordered`: a step of at least the largest block, and at most
-    # all but it, always leaves the block.
-    step = largest if 2 * largest <= len(ordered) else len(ordered) // 2
-    return {task.id: ordered[(index + step) % len(ordered)] for index, task in enumerate(ordered)}
+    meaning = arm.meaning.replace(f"{arm.examples} examples", f"{int(count)} examples")
+    return replace(arm, name=f"{stem}:{int(count)}", meaning=meaning, examples=int(count))
 
 
-def select_tasks(
-    tasks: Iterable[CorpusTask], *, limit: int | None, seed: int
-) -> tuple[CorpusTask, ...]:
-    """Returns at most `limit` tasks, one of each family before a second of any."""
-    groups = family_groups(sorted(tasks, key=lambda task: task.id))
-    rng = random.Random(f"{seed}/tasks")
-    ranked: list[tuple[int, float, CorpusTask]] = []
-    for family in sorted(groups):
-        members = rng.sample(groups[family], len(groups[family]))
-        ranked += [(turn, rng.random(), task) for turn, task in enumerate(members)]
-    ranked.sort(key=lambda entry: entry[:2])
-    return tuple(task for _, _, task in ranked)[:limit]
+def check_arms(arms: Collection[Arm], *, given: Collection[str]) -> None:
+    """Raises ConfigError for an arm whose adapters are not given."""
+    for arm in arms:
+        if arm.option is not None and arm.option not in given:
+            flag = "--" + arm.option.replace("_", "-")
+            raise ConfigError(
+                f"arm {arm.name!r} needs {_NEEDS[arm.adapter][1]}",
+                hint=f"give {flag} FILE, or leave that arm out",
+            )
 
 
-def select_examples(task: CorpusTask, *, limit: int | None, seed: int) -> CorpusTask:
-    """Returns the task with at most `limit` of its examples, drawn at random."""
-    if limit is None or len(task.examples) <= limit:
-        return task
-    rng = random.Random(f"{seed}/{task.id}/examples")
-    chosen = sorted(rng.sample(range(len(task.examples)), limit))
-    return replace(task, examples=tuple(task.examples[index] for index in chosen))
+def _choose() -> str:
+    return f"choose among all, {', '.join(_BY_NAME)}"

@@ -1,123 +1,83 @@
-"""The models of a benchmark at work: a task in, its scores and answers by arm out."""
+"""The models of a benchmark at work: batches of prompts in, answers of each arm out."""
 
 from __future__ import annotations
 
-import contextlib
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from hyperplug.adapters.peft_format import unpack
-from hyperplug.basemodel import BaseModel
-from hyperplug.entities import AdapterWeights
+from hyperplug.evaluation.adapters import AdapterMaker
 from hyperplug.evaluation.answers import Answerer
 from hyperplug.evaluation.arms import Arm
-from hyperplug.evaluation.metrics import score
-from hyperplug.evaluation.partial import FinishedTask
-from hyperplug.evaluation.result import TaskScores
-from hyperplug.hypernet.data import CorpusTask, chat_prompt
-from hyperplug.hypernet.generate import Generator
-from hyperplug.hypernet.loading import load_frozen, load_tokenizer
+from hyperplug.evaluation.decoding import Reading
+from hyperplug.evaluation.partial import Answered, FinishedBatch
+from hyperplug.evaluation.plan import Row
+from hyperplug.hypernet.data import CorpusTask
 from hyperplug.hypernet.model import LoraBatch
-from hyperplug.hypernet.prepare import choose_modules
 
 
-class Bench:
-    """A frozen base model and, for the arms with an adapter, the hypernetwork."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """The rows of a batch that an arm answers, and their tasks, each once."""
 
-    def __init__(
-        self,
-        base: BaseModel,
-        *,
-        generator: Generator | None,
-        partners: Mapping[str, CorpusTask],
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        """Loads the base model.
+    rows: tuple[int, ...]
+    tasks: tuple[CorpusTask, ...]
+    task_of_row: tuple[int, ...]
 
-        Args:
-            generator: None if no arm applies an adapter.
-            partners: by task id, whose description the shuffled arm gives it.
 
-        Raises:
-            BaseModelError: if it cannot be loaded.
-        """
-        self._modules = (
-            generator.spec.target_modules if generator else choose_modules(base.spec, top_layers=1)
-        )
-        self._generator = generator
-        self._partners = partners
-        self._frozen = load_frozen(base, self._modules, device=device, dtype=dtype)
-        self._tokenizer = load_tokenizer(base)
-        self._answerer = Answerer(self._frozen.model, self._tokenizer)
+class BatchRun:
+    """A batch that several arms answer; its prompts are read once for all of them."""
 
-    def measure(
-        self, task: CorpusTask, *, arms: Sequence[Arm], on_arm: Callable[[], None]
-    ) -> FinishedTask:
-        """Returns the answers and scores of every arm on the task's examples.
+    def __init__(self, rows: Sequence[Row], *, answerer: Answerer, adapters: AdapterMaker) -> None:
+        self._rows = rows
+        self._answerer = answerer
+        self._adapters = adapters
+        self._reading: Reading | None = None
 
-        Args:
-            on_arm: called after each arm.
-        """
+    def answer(self, arm: Arm) -> FinishedBatch:
+        """Returns an arm's answers; none for tasks that it has no adapter for."""
         started = time.monotonic()
-        answers: dict[Arm, Sequence[str]] = {}
-        for arm in arms:
-            answers[arm] = self._answers(arm, task)
-            on_arm()
-        scores = TaskScores(
-            id=task.id,
-            family=task.family,
-            metric=task.metric,
-            examples=len(task.examples),
-            scores={arm: _mean_score(task, given) for arm, given in answers.items()},
+        if self._reading is None:
+            self._reading = self._answerer.read([row.prompt for row in self._rows])
+        chosen = _choose(self._rows, [self._adapters.covers(arm, row.task) for row in self._rows])
+        loras = self._adapters.loras(arm, chosen.tasks) if chosen.tasks else None
+        texts = self._answerer.answer(
+            self._reading, _by_row(loras, chosen.task_of_row), rows=chosen.rows
         )
-        return FinishedTask(
-            scores=scores,
-            examples=task.examples,
-            answers=answers,
+        return FinishedBatch(
+            arm=arm.name,
             seconds=time.monotonic() - started,
+            answers=tuple(
+                _answered(self._rows[row], text)
+                for row, text in zip(chosen.rows, texts, strict=True)
+            ),
         )
 
-    def _answers(self, arm: Arm, task: CorpusTask) -> list[str]:
-        description = task.descriptions[0] if arm is Arm.PROMPT else None
-        prompts = [
-            chat_prompt(self._tokenizer, example.input, description=description)
-            for example in task.examples
-        ]
-        adapter = self._adapter(arm, task)
-        applied = self._frozen.adapted(adapter) if adapter else contextlib.nullcontext()
-        with applied:
-            return self._answerer.answer(
-                prompts, max_new_tokens=self._answerer.new_tokens(task.examples)
-            )
 
-    def _adapter(self, arm: Arm, task: CorpusTask) -> list[LoraBatch] | None:
-        """Returns the arm's adapter as it would be served: rounded by its file format."""
-        if not arm.needs_hypernet or self._generator is None:
-            return None
-        if arm is Arm.STATIC:
-            return self._loras(self._generator.static())
-        source = self._partners[task.id] if arm is Arm.SHUFFLED else task
-        return self._loras(self._generator.generate(source.descriptions[0]))
-
-    def _loras(self, weights: AdapterWeights) -> list[LoraBatch]:
-        """Returns the factors of each module as a batch of one, alpha / rank folded in."""
-        pairs = unpack(weights.data)
-        multiplier = weights.alpha / weights.rank
-        return [
-            LoraBatch(
-                a=torch.from_numpy(pairs[path][0])[None].to(self._frozen.device),
-                b=torch.from_numpy(pairs[path][1] * multiplier)[None].to(self._frozen.device),
-            )
-            for path in self._modules
-        ]
+def _choose(rows: Sequence[Row], covered: Sequence[bool]) -> _Chosen:
+    numbers = [number for number, yes in enumerate(covered) if yes]
+    tasks = list({rows[number].task.id: rows[number].task for number in numbers}.values())
+    places = {task.id: place for place, task in enumerate(tasks)}
+    return _Chosen(
+        rows=tuple(numbers),
+        tasks=tuple(tasks),
+        task_of_row=tuple(places[rows[number].task.id] for number in numbers),
+    )
 
 
-def _mean_score(task: CorpusTask, answers: Sequence[str]) -> float:
-    return statistics.fmean(
-        score(task.metric, answer=answer, expected=example.output)
-        for answer, example in zip(answers, task.examples, strict=True)
+def _by_row(
+    loras: Sequence[LoraBatch] | None, task_of_row: Sequence[int]
+) -> Sequence[LoraBatch] | None:
+    """Returns an adapter a row of those of the tasks; one for all stays one."""
+    if loras is None or loras[0].a.shape[0] == 1:
+        return loras
+    places = torch.tensor(task_of_row)
+    return [LoraBatch(a=lora.a[places], b=lora.b[places]) for lora in loras]
+
+
+def _answered(row: Row, text: str) -> Answered:
+    return Answered(
+        task=row.task.id, index=row.index, answer=text, prompt_tokens=len(row.prompt.ids)
     )

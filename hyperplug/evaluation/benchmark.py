@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from hyperplug.basemodel import BaseModel, resolve_base
+from hyperplug.basemodel import resolve_base
 from hyperplug.config import Settings
 from hyperplug.embedding import Embedder, load_embedder
-from hyperplug.errors import ConfigError, InvalidTaskFileError
-from hyperplug.evaluation.arms import Arm, select_examples, select_tasks, shuffled_partners
-from hyperplug.evaluation.bench import Bench
-from hyperplug.evaluation.machine import hardware, versions
+from hyperplug.errors import ConfigError
+from hyperplug.evaluation.adapters import AdapterMaker
+from hyperplug.evaluation.answers import Answerer
+from hyperplug.evaluation.artefacts import Artefacts, load_artefacts
+from hyperplug.evaluation.bench import BatchRun
+from hyperplug.evaluation.gathering import about, gather, kept_answers
 from hyperplug.evaluation.options import BenchmarkOptions, check_options
 from hyperplug.evaluation.partial import PartialFile
-from hyperplug.evaluation.result import BenchmarkResult, TaskScores, ordered
+from hyperplug.evaluation.plan import batches, limits
+from hyperplug.evaluation.prompts import PromptMaker
+from hyperplug.evaluation.result import BenchmarkResult
+from hyperplug.evaluation.works import Subject, Work, choose_subject, digest, list_works
 from hyperplug.hypernet.checkpoint import write_atomically
-from hyperplug.hypernet.data import CorpusTask, read_corpus
-from hyperplug.hypernet.generate import Generator, load_generator
-from hyperplug.hypernet.loading import pick_device, pick_dtype
-from hyperplug.hypernet.splits import split_file
-
-_SHOWN_PROBLEMS = 10
+from hyperplug.hypernet.frozen import FrozenBase
+from hyperplug.hypernet.loading import load_frozen, load_tokenizer, pick_device, pick_dtype
 
 
 class BenchmarkProgress:
@@ -42,8 +38,8 @@ class BenchmarkProgress:
     def answered(self, done: int, total: int) -> None:
         """So many of the answers, over all arms, are given."""
 
-    def finished(self, scores: TaskScores) -> None:
-        """A task is done."""
+    def finished(self, arm: str) -> None:
+        """An arm has answered a batch, and the answers are kept."""
 
 
 def run_benchmark(
@@ -63,140 +59,109 @@ def run_benchmark(
         ConfigError: if an option makes no sense or an output file cannot be written.
         InvalidTaskFileError: if there is no usable task.
         BaseModelError: if the base model cannot be had.
-        BaseMismatchError: if the hypernetwork was trained for another one.
-        CheckpointError: if the hypernetwork is unusable.
+        BaseMismatchError: if an adapter was trained for another one.
+        CheckpointError: if a network or a file of LoRAs is unusable.
     """
     progress = progress or BenchmarkProgress()
     check_options(options)
+    subject = choose_subject(options, progress.say)
+    artefacts = _load(options, settings, embedder=embedder, progress=progress)
+    subject.check_oracle(artefacts.banks.get("oracle"))
+    progress.say(f"Loading base model {artefacts.base.spec.id}")
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    every = _read_tasks(options.tasks, progress)
-    tasks = [
-        select_examples(task, limit=options.limit_examples, seed=options.seed)
-        for task in select_tasks(every, limit=options.limit_tasks, seed=options.seed)
-    ]
-    shuffled = Arm.SHUFFLED in options.arms
-    partners = shuffled_partners(every, seed=options.seed) if shuffled else {}
-    base = resolve_base(settings.base, cache=settings.cache, progress=progress.say)
-    generator = None
-    if any(arm.needs_hypernet for arm in options.arms):
-        progress.say("Loading the text encoder and the hypernetwork")
-        embedder = embedder or load_embedder(settings.embedder)
-        generator = load_generator(settings.hypernet, embedder=embedder, base=base.spec)
-    progress.say(f"Loading base model {base.spec.id}")
-    bench = Bench(base, generator=generator, partners=partners, device=device, dtype=dtype)
-    about = _about(options, base, generator, device=device, dtype=dtype)
-    with _record(options.out, {"about": about, "tasks": _digest(tasks, partners)}) as record:
-        _measure(bench, tasks, arms=options.arms, record=record, progress=progress)
-        result = _result(options, tasks, record, about)
+    frozen = load_frozen(artefacts.base, artefacts.target_modules, device=device, dtype=dtype)
+    found = about(options, artefacts, frozen)
+    with _record(options.out, {"about": found, "asked": digest(subject)}) as record:
+        adapters = _measure(subject, options, artefacts, frozen, record=record, progress=progress)
+        result = gather(subject, options, record, adapters=adapters, about=found)
         with _writing(options.out):
-            _write(options, result, record)
+            _write(options, subject, result, record)
     return result
 
 
-def _read_tasks(path: Path, progress: BenchmarkProgress) -> tuple[CorpusTask, ...]:
-    corpus = read_corpus(split_file(path, "test") or path)
-    for line in corpus.skipped[:_SHOWN_PROBLEMS]:
-        progress.say(f"Skipped {line}")
-    if len(corpus.skipped) > _SHOWN_PROBLEMS:
-        progress.say(f"Skipped {len(corpus.skipped) - _SHOWN_PROBLEMS} more lines")
-    twice = [id_ for id_, count in Counter(task.id for task in corpus.tasks).items() if count > 1]
-    if twice:
-        raise InvalidTaskFileError(
-            f"{path} has two tasks with the id {twice[0]!r}", hint="give each an id of its own"
-        )
-    return corpus.tasks
+def _load(
+    options: BenchmarkOptions,
+    settings: Settings,
+    *,
+    embedder: Embedder | None,
+    progress: BenchmarkProgress,
+) -> Artefacts:
+    base = resolve_base(settings.base, cache=settings.cache, progress=progress.say)
+    if options.needs_hypernet or any(arm.needs_embedder for arm in options.arms):
+        progress.say("Loading the text encoder and what makes the adapters")
+        embedder = embedder or load_embedder(settings.embedder)
+    return load_artefacts(options, base=base, embedder=embedder, hypernet=settings.hypernet)
 
 
 def _measure(
-    bench: Bench,
-    tasks: Sequence[CorpusTask],
+    subject: Subject,
+    options: BenchmarkOptions,
+    artefacts: Artefacts,
+    frozen: FrozenBase,
     *,
-    arms: Sequence[Arm],
     record: PartialFile,
     progress: BenchmarkProgress,
+) -> AdapterMaker:
+    """Lets every arm answer, and returns what made the adapters."""
+    tokenizer = load_tokenizer(artefacts.base)
+    answerer = Answerer(frozen, tokenizer)
+    adapters = AdapterMaker(artefacts, subject.conditions, modules=artefacts.target_modules)
+    prompts = PromptMaker(answerer, tokenizer, shown=subject.conditions.shown)
+    works = list_works(subject, options, prompts)
+    if record.done:
+        progress.say("Going on where the last run was interrupted")
+    counter = _Counter(works, adapters, progress)
+    for work in works:
+        for number, rows in enumerate(batches(work.rows, limit=limits(frozen.device.type))):
+            run = BatchRun(rows, answerer=answerer, adapters=adapters)
+            for arm in work.arms:
+                key = f"{work.key}/{number}/{arm.name}"
+                if key not in record.done:
+                    batch = run.answer(arm)
+                    with _writing(record.path):
+                        record.add(key, batch)
+                    progress.finished(arm.name)
+                counter.count(sum(adapters.covers(arm, row.task) for row in rows))
+    return adapters
+
+
+class _Counter:
+    """Counts answers over all arms."""
+
+    def __init__(
+        self, works: Sequence[Work], adapters: AdapterMaker, progress: BenchmarkProgress
+    ) -> None:
+        self._progress = progress
+        self._done = 0
+        self._total = sum(
+            adapters.covers(arm, row.task)
+            for work in works
+            for arm in work.arms
+            for row in work.rows
+        )
+
+    def count(self, answers: int) -> None:
+        """So many more answers are given."""
+        self._done += answers
+        self._progress.answered(self._done, self._total)
+
+
+def _write(
+    options: BenchmarkOptions, subject: Subject, result: BenchmarkResult, record: PartialFile
 ) -> None:
-    total = len(arms) * sum(len(task.examples) for task in tasks)
-    done = 0
-
-    def count(answers: int) -> None:
-        nonlocal done
-        done += answers
-        progress.answered(done, total)
-
-    if record.finished:
-        progress.say(f"Going on: {len(record.finished)} of {len(tasks)} tasks are done")
-    for task in tasks:
-        size = len(task.examples)
-        if task.id in record.finished:
-            count(size * len(arms))
-            continue
-        finished = bench.measure(task, arms=arms, on_arm=partial(count, size))
-        with _writing(record.path):
-            record.add(finished)
-        progress.finished(finished.scores)
-
-
-def _result(
-    options: BenchmarkOptions,
-    tasks: Sequence[CorpusTask],
-    record: PartialFile,
-    about: dict[str, Any],
-) -> BenchmarkResult:
-    return BenchmarkResult(
-        arms=options.arms,
-        tasks=ordered([record.finished[task.id] for task in tasks]),
-        seed=options.seed,
-        seconds=record.seconds,
-        about=about,
-    )
-
-
-def _write(options: BenchmarkOptions, result: BenchmarkResult, record: PartialFile) -> None:
     if options.out is not None:
         text = json.dumps(result.as_dict(), indent=1, ensure_ascii=False)
         write_atomically(options.out, f"{text}\n".encode())
     if options.answers is not None:
-        record.keep_as(options.answers)
-
-
-def _about(
-    options: BenchmarkOptions,
-    base: BaseModel,
-    generator: Generator | None,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> dict[str, Any]:
-    """Returns what the figures belong to; equal for runs that may be joined."""
-    return {
-        "versions": versions(),
-        "hardware": hardware(device),
-        "base": {"id": base.spec.id, "fingerprint": base.spec.fingerprint},
-        "hypernet": {"fingerprint": generator.spec.fingerprint} if generator else None,
-        "settings": {
-            "arms": [arm.value for arm in options.arms],
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": device.type,
-            "threads": torch.get_num_threads(),
-            "limit_tasks": options.limit_tasks,
-            "limit_examples": options.limit_examples,
-        },
-    }
-
-
-def _digest(tasks: Sequence[CorpusTask], partners: Any) -> str:
-    """Returns a digest over what is asked: tasks, examples, descriptions and partners."""
-    hasher = hashlib.sha256()
-    for task in tasks:
-        hasher.update(repr(task).encode())
-        hasher.update(repr(partners[task.id].descriptions if partners else ()).encode())
-    return hasher.hexdigest()
+        lines = kept_answers(subject, result, record)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomically(options.answers, text.encode())
 
 
 @contextlib.contextmanager
-def _record(out: Path | None, settings: dict[str, Any]) -> Iterator[PartialFile]:
-    """Yields the record of finished tasks: beside `out`, to be gone on with, or for now.
+def _record(out: Path | None, settings: Mapping[str, Any]) -> Iterator[PartialFile]:
+    """Yields the record of the answers: beside `out`, to be gone on with, or for now.
 
     It is removed when the benchmark is complete and stays when it is interrupted.
     """

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hyperplug.embedding import Embedder
 from hyperplug.errors import ConfigError, InvalidTaskFileError, TrainingError
-from hyperplug.evaluation.arms import select_examples, select_tasks
+from hyperplug.evaluation.selection import select_examples, select_tasks
 from hyperplug.hypernet.data import (
     Corpus,
     CorpusTask,

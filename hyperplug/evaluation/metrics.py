@@ -11,11 +11,13 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def score(metric: str, *, answer: str, expected: str) -> float:
-    """Returns the score of an answer by a task's metric, "exact_match" or "rougeL"."""
+    """Returns the score of an answer by a metric: "exact_match", "rougeL" or "contains"."""
     if metric == "exact_match":
         return exact_match(answer, expected)
     if metric == "rougeL":
         return rouge_l(answer, expected)
+    if metric == "contains":
+        return contains(answer, expected)
     raise ValueError(f"unknown metric {metric!r}")
 
 
@@ -32,6 +34,13 @@ def rouge_l(answer: str, expected: str) -> float:
         return 0.0
     precision, recall = common / len(found), common / len(wanted)
     return 100.0 * 2 * precision * recall / (precision + recall)
+
+
+def contains(answer: str, accepted: str) -> float:
+    """Returns 100 if one of the accepted texts, "4|four", is among the answer's words."""
+    words = " ".join(_words(answer))
+    wanted = (" ".join(_words(text)) for text in accepted.split("|"))
+    return 100.0 if any(f" {text} " in f" {words} " for text in wanted) else 0.0
 
 
 def _normal(text: str) -> str:

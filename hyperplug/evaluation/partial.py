@@ -1,76 +1,84 @@
-"""The record of a benchmark under way: one JSON line a finished task, so that an
+"""The record of a benchmark under way: one JSON line a finished batch of an arm, so that an
 interrupted run goes on where it stopped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyperplug.entities import Example
-from hyperplug.evaluation.arms import Arm
-from hyperplug.evaluation.result import TaskScores
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """An answer to one example of a task."""
+
+    task: str
+    index: int
+    answer: str
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedTask:
-    """A task with its scores and what was answered.
+class FinishedBatch:
+    """What an arm answered to a batch, and how long it took."""
 
-    Attributes:
-        answers: by arm, in the order of the examples.
-        seconds: how long it took.
-    """
-
-    scores: TaskScores
-    examples: Sequence[Example]
-    answers: Mapping[Arm, Sequence[str]]
+    arm: str
     seconds: float
+    answers: tuple[Answered, ...]
 
 
 class PartialFile:
-    """Finished tasks on disk. A file written with other settings is begun anew.
+    """Answers on disk. A file written with other settings is begun anew.
 
     Attributes:
-        finished: scores by task id.
-        seconds: how long the finished tasks took.
+        done: keys of the batches that are finished.
+        seconds: how long they took.
     """
 
     def __init__(self, path: Path, *, settings: Mapping[str, Any]) -> None:
         self.path = path
-        self.finished: dict[str, TaskScores] = {}
+        self.done: set[str] = set()
         self.seconds = 0.0
+        self._answers: dict[str, dict[str, dict[int, Answered]]] = {}
         text = json.dumps(settings, sort_keys=True)
         header = {"benchmark": hashlib.sha256(text.encode()).hexdigest()}
         lines = self._read()
         if lines and lines[0] == header:
             for line in lines[1:]:
-                self._remember(_scores(line), float(line["seconds"]))
+                self._remember(line["key"], _batch(line))
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(header) + "\n", encoding="utf-8")
 
-    def add(self, task: FinishedTask) -> None:
-        """Appends a finished task."""
+    def add(self, key: str, batch: FinishedBatch) -> None:
+        """Appends a finished batch."""
+        line = {
+            "key": key,
+            "arm": batch.arm,
+            "seconds": round(batch.seconds, 3),
+            "answers": [[a.task, a.index, a.answer, a.prompt_tokens] for a in batch.answers],
+        }
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_line(task), ensure_ascii=False) + "\n")
-        self._remember(task.scores, task.seconds)
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._remember(key, batch)
 
-    def keep_as(self, path: Path) -> None:
-        """Gives the record, with all answers, to the user under another name."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(self.path, path)
+    def answers(self, arm: str, task: str) -> Mapping[int, Answered]:
+        """Returns the answers of an arm to a task, by the number of the example."""
+        return self._answers.get(arm, {}).get(task, {})
 
     def remove(self) -> None:
         """Deletes the record."""
         self.path.unlink(missing_ok=True)
 
-    def _remember(self, scores: TaskScores, seconds: float) -> None:
-        self.finished[scores.id] = scores
-        self.seconds += seconds
+    def _remember(self, key: str, batch: FinishedBatch) -> None:
+        self.done.add(key)
+        self.seconds += batch.seconds
+        tasks = self._answers.setdefault(batch.arm, {})
+        for answer in batch.answers:
+            tasks.setdefault(answer.task, {})[answer.index] = answer
 
     def _read(self) -> list[Any]:
         """Returns the complete lines, and cuts off one that was interrupted."""
@@ -89,29 +97,12 @@ class PartialFile:
         return lines
 
 
-def _line(task: FinishedTask) -> dict[str, Any]:
-    return {
-        "id": task.scores.id,
-        "family": task.scores.family,
-        "metric": task.scores.metric,
-        "seconds": round(task.seconds, 3),
-        "scores": dict(task.scores.scores),
-        "examples": [
-            {
-                "input": example.input,
-                "expected": example.output,
-                "answers": {arm.value: answers[index] for arm, answers in task.answers.items()},
-            }
-            for index, example in enumerate(task.examples)
-        ],
-    }
-
-
-def _scores(line: Mapping[str, Any]) -> TaskScores:
-    return TaskScores(
-        id=line["id"],
-        family=line["family"],
-        metric=line["metric"],
-        examples=len(line["examples"]),
-        scores={Arm(name): float(value) for name, value in line["scores"].items()},
+def _batch(line: Mapping[str, Any]) -> FinishedBatch:
+    return FinishedBatch(
+        arm=line["arm"],
+        seconds=float(line["seconds"]),
+        answers=tuple(
+            Answered(task=task, index=index, answer=answer, prompt_tokens=tokens)
+            for task, index, answer, tokens in line["answers"]
+        ),
     )

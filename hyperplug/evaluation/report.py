@@ -8,17 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hyperplug.errors import MissingExtraError
-from hyperplug.evaluation.arms import Arm
 from hyperplug.evaluation.result import BenchmarkResult
 from hyperplug.hypernet.checkpoint import write_atomically
-
-_MEANING = {
-    Arm.BASE: "input alone, no adapter",
-    Arm.PROMPT: "description in the prompt, no adapter",
-    Arm.STATIC: "input alone, the adapter's part shared by all tasks",
-    Arm.HYPERNET: "input alone, adapter from the task's description",
-    Arm.SHUFFLED: "input alone, adapter from another task's description",
-}
 
 
 def markdown(result: BenchmarkResult) -> str:
@@ -32,10 +23,10 @@ def markdown(result: BenchmarkResult) -> str:
             ("arm", "mean over families", "mean over tasks", "what it is"),
             [
                 (
-                    arm.value,
-                    f"{result.family_mean(arm):.1f}",
-                    f"{result.mean(arm):.1f}",
-                    _MEANING[arm],
+                    arm.name,
+                    f"{result.family_mean(arm.name):.1f}",
+                    f"{result.mean(arm.name):.1f}",
+                    arm.meaning,
                 )
                 for arm in result.arms
             ],
@@ -66,12 +57,12 @@ def by_metric(result: BenchmarkResult) -> str:
     """Returns the mean over tasks of each arm, apart by metric, as Markdown."""
     metrics = sorted({task.metric for task in result.tasks})
     rows = []
-    for arm in result.arms:
+    for arm in result.names:
         means = [
-            statistics.fmean(t.scores[arm] for t in result.tasks if t.metric == metric)
+            statistics.fmean(t.scores[arm] for t in result.tasks_of(arm) if t.metric == metric)
             for metric in metrics
         ]
-        rows.append((arm.value, *(f"{mean:.1f}" for mean in means)))
+        rows.append((arm, *(f"{mean:.1f}" for mean in means)))
     counts = [sum(task.metric == metric for task in result.tasks) for metric in metrics]
     heads = [f"{m} ({n} tasks)" for m, n in zip(metrics, counts, strict=True)]
     return _table(("arm", *heads), rows) + "\n"
@@ -89,7 +80,7 @@ def plot(result: BenchmarkResult) -> bytes:
         raise MissingExtraError("matplotlib", extra="evaluation") from exc
     figure = Figure(figsize=(7.0, 3.8), layout="constrained")
     axes = figure.subplots()
-    for place, arm in enumerate(result.arms):
+    for place, arm in enumerate(result.names):
         mean = result.family_mean(arm)
         scores = result.family_scores(arm)
         axes.bar(place, mean, width=0.6, color=f"C{place}", alpha=0.55)
@@ -105,11 +96,11 @@ def plot(result: BenchmarkResult) -> bytes:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
             zorder=4,
         )
-    axes.set_xticks(range(len(result.arms)), [arm.value for arm in result.arms])
+    axes.set_xticks(range(len(result.arms)), list(result.names))
     axes.set_ylim(0, 102)
     axes.set_ylabel("score (0 to 100)")
     axes.set_title(
-        f"Mean over {len(result.family_scores(result.arms[0]))} families; a dot is a family",
+        f"Mean over {len(result.family_scores(result.names[0]))} families; a dot is a family",
         fontsize=10,
     )
     axes.spines[["top", "right"]].set_visible(False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperplug.errors import ConfigError
-from hyperplug.evaluation.arms import Arm
+from hyperplug.evaluation import comparisons
+from hyperplug.evaluation.arms import Arm, find_arm
+from hyperplug.evaluation.comparisons import SAVED, Estimate, TaskScores, answered_by
 
-_RESAMPLES = 2_000
-# Pairs whose difference says what the adapter, and what its description, is worth.
-_COMPARED = (
-    (Arm.HYPERNET, Arm.SHUFFLED),
-    (Arm.HYPERNET, Arm.STATIC),
-    (Arm.HYPERNET, Arm.PROMPT),
-    (Arm.HYPERNET, Arm.BASE),
-)
+_ABOUT = ("versions", "hardware", "settings", "base", "hypernet", "checkpoints")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskScores:
-    """Scores of one task, 0 to 100, by arm.
+class Unrelated:
+    """What adapters do to simple questions that none of them is for.
 
     Attributes:
-        examples: how many examples they are means over.
+        questions: how many are asked.
+        base: the base model's own score, 0 to 100.
+        mounted: the score under the adapter of each task, by task id.
     """
 
-    id: str
-    family: str
-    metric: str
-    examples: int
-    scores: Mapping[Arm, float]
+    questions: int
+    base: float
+    mounted: Mapping[str, float]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """How far one arm is ahead of another: the mean over families of their means.
-
-    Attributes:
-        low: lower end of the 95 % interval, by paired bootstrap over families; `high`
-            likewise.
-    """
-
-    mean: float
-    low: float
-    high: float
+    @property
+    def loss(self) -> float:
+        """How many points the base model's score loses, on average over the adapters."""
+        return self.base - statistics.fmean(self.mounted.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +46,11 @@ class BenchmarkResult:
     """The outcome of a benchmark.
 
     Attributes:
-        about: what was measured and where: versions, hardware, models, settings.
+        prompt_tokens: mean length of an arm's prompts, by its name.
+        decisions: what the policy decided, by task id, if that arm was measured.
+        unrelated: None if it was not asked for.
+        about: what was measured and where: versions, hardware, models with the budget of
+            their training, settings.
     """
 
     arms: tuple[Arm, ...]
@@ -67,90 +58,128 @@ class BenchmarkResult:
     seed: int
     seconds: float
     about: Mapping[str, Any]
+    prompt_tokens: Mapping[str, float] = field(default_factory=dict)
+    decisions: Mapping[str, str] = field(default_factory=dict)
+    unrelated: Unrelated | None = None
 
-    def mean(self, arm: Arm) -> float:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arms."""
+        return tuple(arm.name for arm in self.arms)
+
+    def tasks_of(self, arm: str) -> list[TaskScores]:
+        """Returns the tasks that an arm answered."""
+        return answered_by(self.tasks, (arm,))
+
+    def mean(self, arm: str) -> float:
         """Returns the mean score over tasks."""
-        return statistics.fmean(task.scores[arm] for task in self.tasks)
+        return statistics.fmean(task.scores[arm] for task in self.tasks_of(arm))
 
-    def family_mean(self, arm: Arm) -> float:
+    def family_mean(self, arm: str) -> float:
         """Returns the mean over families of the mean over their tasks."""
         return float(self.family_scores(arm).mean())
 
-    def family_scores(self, arm: Arm) -> NDArray[np.float64]:
+    def family_scores(self, arm: str) -> NDArray[np.float64]:
         """Returns the mean score of each family, in the order of their names."""
-        families: dict[str, list[float]] = {}
-        for task in self.tasks:
-            families.setdefault(task.family, []).append(task.scores[arm])
-        return np.array([statistics.fmean(families[name]) for name in sorted(families)])
+        return comparisons.family_scores(self.tasks_of(arm), arm)
 
-    def differences(self) -> dict[str, Difference]:
-        """Returns how far the generated adapters are ahead of the other arms measured."""
+    def interval(self, arm: str) -> Estimate | None:
+        """Returns the mean over families with its interval."""
+        return comparisons.interval(self.tasks, arm, seed=self.seed)
+
+    def differences(self) -> dict[str, Estimate]:
+        """Returns how far arms are ahead of others."""
+        return comparisons.differences(self.tasks, self.names, seed=self.seed)
+
+    def gaps(self) -> dict[str, Estimate]:
+        """Returns each arm's share of the way from the base model to the task's own LoRA."""
+        return comparisons.gaps(self.tasks, self.names, seed=self.seed)
+
+    def tokens_saved(self) -> dict[str, float]:
+        """Returns by how many tokens the second arm's prompts are shorter than the first's."""
+        tokens = self.prompt_tokens
         return {
-            f"{first} - {second}": self._difference(first, second)
-            for first, second in _COMPARED
-            if first in self.arms and second in self.arms
+            f"{first} - {second}": tokens[first] - tokens[second]
+            for first, second in SAVED
+            if first in tokens and second in tokens
         }
+
+    def decision_shares(self) -> dict[str, float]:
+        """Returns the share of each of the policy's decisions."""
+        counts = Counter(self.decisions.values())
+        return {name: counts[name] / len(self.decisions) for name in sorted(counts)}
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the result as JSON values."""
-        return {
-            "arms": {
-                arm.value: {
-                    "mean": round(self.mean(arm), 2),
-                    "family_mean": round(self.family_mean(arm), 2),
-                    "tasks": {task.id: round(task.scores[arm], 2) for task in self.tasks},
-                }
-                for arm in self.arms
-            },
-            "differences": {
-                name: {
-                    "mean": round(difference.mean, 2),
-                    "low": round(difference.low, 2),
-                    "high": round(difference.high, 2),
-                }
-                for name, difference in self.differences().items()
-            },
+        content: dict[str, Any] = {
+            "arms": {name: self._arm_dict(name) for name in self.names},
+            "differences": {n: _estimate_dict(d) for n, d in self.differences().items()},
+            "normalised_gaps": {n: _estimate_dict(g, digits=3) for n, g in self.gaps().items()},
+            "prompt_tokens_saved": {n: round(x, 1) for n, x in self.tokens_saved().items()},
+            "decisions": dict(self.decisions),
+            "decision_shares": {n: round(x, 3) for n, x in self.decision_shares().items()},
+            "unrelated": None if self.unrelated is None else _unrelated_dict(self.unrelated),
             "tasks": len(self.tasks),
             "families": len({task.family for task in self.tasks}),
             "examples": max(task.examples for task in self.tasks),
             "examples_total": sum(task.examples for task in self.tasks),
             "task_details": {
-                task.id: {"family": task.family, "metric": task.metric, "examples": task.examples}
+                task.id: {
+                    "family": task.family,
+                    "category": task.category,
+                    "metric": task.metric,
+                    "examples": task.examples,
+                }
                 for task in self.tasks
             },
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
-            **self.about,
         }
+        return content | dict(self.about)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> BenchmarkResult:
         """Returns the result of `as_dict`'s content."""
-        fields = ("versions", "hardware", "settings", "base", "hypernet")
-        arms = tuple(Arm(name) for name in content["arms"])
+        entries = content["arms"]
+        other = content.get("unrelated")
         return cls(
-            arms=arms,
+            arms=tuple(find_arm(name) for name in entries),
             tasks=tuple(
                 TaskScores(
                     id=id_,
-                    family=details["family"],
-                    metric=details["metric"],
-                    examples=details["examples"],
-                    scores={arm: content["arms"][arm.value]["tasks"][id_] for arm in arms},
+                    scores={n: e["tasks"][id_] for n, e in entries.items() if id_ in e["tasks"]},
+                    **details,
                 )
                 for id_, details in content["task_details"].items()
             ),
             seed=content["seed"],
             seconds=content["seconds"],
-            about={name: content[name] for name in fields if name in content},
+            about={name: content[name] for name in _ABOUT if name in content},
+            prompt_tokens={
+                n: e["prompt_tokens"] for n, e in entries.items() if "prompt_tokens" in e
+            },
+            decisions=content.get("decisions", {}),
+            unrelated=other
+            and Unrelated(
+                questions=other["questions"], base=other["base"], mounted=other["mounted"]
+            ),
         )
 
-    def _difference(self, first: Arm, second: Arm) -> Difference:
-        gains = self.family_scores(first) - self.family_scores(second)  # (families,)
-        rng = np.random.default_rng(self.seed)
-        drawn = rng.integers(len(gains), size=(_RESAMPLES, len(gains)))
-        low, high = np.quantile(gains[drawn].mean(axis=1), [0.025, 0.975])
-        return Difference(mean=float(gains.mean()), low=float(low), high=float(high))
+    def _arm_dict(self, arm: str) -> dict[str, Any]:
+        tasks = self.tasks_of(arm)
+        interval = self.interval(arm)
+        if interval is None:
+            return {"n": 0, "tasks": {}}
+        return {
+            "mean": round(self.mean(arm), 2),
+            "family_mean": round(interval.mean, 2),
+            "low": round(interval.low, 2),
+            "high": round(interval.high, 2),
+            "families": interval.families,
+            "n": sum(task.examples for task in tasks),
+            "prompt_tokens": self.prompt_tokens.get(arm, 0.0),
+            "tasks": {task.id: round(task.scores[arm], 2) for task in tasks},
+        }
 
 
 def read_result(path: Path) -> BenchmarkResult:
@@ -171,3 +200,23 @@ def read_result(path: Path) -> BenchmarkResult:
 def ordered(tasks: Sequence[TaskScores]) -> tuple[TaskScores, ...]:
     """Returns the tasks by family and id, whatever order they were measured in."""
     return tuple(sorted(tasks, key=lambda task: (task.family, task.id)))
+
+
+def _estimate_dict(estimate: Estimate, *, digits: int = 2) -> dict[str, Any]:
+    return {
+        "mean": round(estimate.mean, digits),
+        "low": round(estimate.low, digits),
+        "high": round(estimate.high, digits),
+        "families": estimate.families,
+        "tasks": estimate.tasks,
+        "wanted": estimate.wanted,
+    }
+
+
+def _unrelated_dict(unrelated: Unrelated) -> dict[str, Any]:
+    return {
+        "questions": unrelated.questions,
+        "base": round(unrelated.base, 2),
+        "loss": round(unrelated.loss, 2),
+        "mounted": {name: round(score, 2) for name, score in unrelated.mounted.items()},
+    }

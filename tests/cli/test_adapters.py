@@ -215,7 +215,7 @@ def test_evaluate_writes_what_the_specification_says(
     ran = hyperplug(*command, "--limit-tasks", "2", "--limit-examples", "1", *tiny.options)
     assert ran.status == 0, ran.err
     result = json.loads(out.read_text())
-    assert set(result["arms"]) == {"base", "prompt", "static", "hypernet", "shuffled"}
+    assert set(result["arms"]) == {"base", "prompt", "static-part", "hypernet", "shuffled"}
     assert (result["tasks"], result["examples"], result["seed"]) == (2, 1, 3)
     for arm in result["arms"].values():
         assert len(arm["tasks"]) == 2

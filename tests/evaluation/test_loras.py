@@ -21,7 +21,6 @@ from hyperplug.errors import (
     InvalidTaskFileError,
     TrainingError,
 )
-from hyperplug.evaluation.arms import select_examples, select_tasks
 from hyperplug.evaluation.lora_group import LoraGroup, LoraRecipe
 from hyperplug.evaluation.lora_tasks import (
     LoraOptions,
@@ -31,6 +30,7 @@ from hyperplug.evaluation.lora_tasks import (
     trainable_examples,
 )
 from hyperplug.evaluation.loras import LoraBank, load_loras
+from hyperplug.evaluation.selection import select_examples, select_tasks
 from hyperplug.evaluation.train_loras import LoraProgress, LoraReport, grouped, train_loras
 from hyperplug.hypernet.data import TokenSequence, read_corpus
 from hyperplug.hypernet.loading import load_frozen
