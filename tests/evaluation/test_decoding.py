@@ -48,12 +48,13 @@ def frozen(folder: Path, *, top_layers: int = 1, family: str = "llama") -> Froze
 def adapters(base: FrozenBase, count: int, *, seed: int = 0) -> list[LoraBatch]:
     """Returns strong random adapters of so many tasks."""
     random = torch.Generator().manual_seed(seed)
+    targets: list[Any] = base._targets
     return [
         LoraBatch(
             a=torch.randn(count, RANK, target.in_features, generator=random),
             b=torch.randn(count, target.out_features, RANK, generator=random) * 0.1,
         )
-        for target in base._targets
+        for target in targets
     ]
 
 
