@@ -30,7 +30,12 @@ _ARMS = "base,prompt,static-part,hypernet,shuffled"
 @click.option("--seed", type=int, default=0, show_default=True, metavar="K")
 @click.option("--json", "out", type=_PATH, metavar="OUT", help="Write the result there.")
 @click.option("--answers", type=_PATH, metavar="FILE", help="Keep every answer, as JSON lines.")
-@click.option("--report", type=_PATH, metavar="DIR", help="Write tables and plots there.")
+@click.option(
+    "--report",
+    type=_PATH,
+    metavar="DIR",
+    help="Write tables, plots and, with --answers, samples there.",
+)
 @click.option("--static", type=_PATH, metavar="FILE", help="Checkpoint of a multi-task LoRA.")
 @click.option(
     "--static-prompt",
@@ -102,7 +107,6 @@ def evaluate(
         )
     click.echo(markdown(result), nl=False)
     if report is not None:
-        for path in write_report(
-            result, report, name=out.stem if out is not None else "evaluation"
-        ):
+        name = out.stem if out is not None else "evaluation"
+        for path in write_report(result, report, name=name, answers=options["answers"]):
             say(f"Wrote {path}")

@@ -232,7 +232,7 @@ def _estimate(
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = figure(scores[:, drawn].mean(axis=-1))  # (resamples,)
         mean = float(figure(scores.mean(axis=-1)))
-    low, high = np.quantile(resampled, _LEVELS)
+        low, high = np.quantile(resampled, _LEVELS)
     return Estimate(
         mean=mean,
         low=float(low),

@@ -16,7 +16,6 @@ from hyperplug.evaluation.answers import Answerer
 from hyperplug.evaluation.arms import parse_arms
 from hyperplug.evaluation.benchmark import BenchmarkProgress, run_benchmark
 from hyperplug.evaluation.options import BenchmarkOptions
-from hyperplug.evaluation.report import by_metric, markdown, write_report
 from hyperplug.evaluation.result import BenchmarkResult, read_result
 from hyperplug.hypernet.loading import load_frozen, load_tokenizer
 from hyperplug.hypernet.prepare import choose_modules
@@ -199,17 +198,3 @@ def test_room_for_an_answer_follows_the_expected_ones(world: World) -> None:
     assert model.new_tokens([Example(input="", output="a")]) == 4
     assert model.new_tokens([Example(input="", output="a" * n) for n in (3, 19)]) == 30
     assert model.new_tokens([Example(input="", output="a" * 500)]) == 64
-
-
-def test_the_report_has_a_table_and_a_plot(result: BenchmarkResult, tmp_path: Path) -> None:
-    text = markdown(result)
-    for arm in result.names:
-        assert f"| {arm} | {result.family_mean(arm):.1f} | {result.mean(arm):.1f} |" in text
-    assert "3 tasks of 2 families, 16 examples, seed 0" in text
-    assert "exact_match (2 tasks) | rougeL (1 tasks)" in by_metric(result)
-    pytest.importorskip("matplotlib")
-    table, image = write_report(result, tmp_path, name="evaluation")
-    assert table.read_text().startswith(text)
-    assert "evaluation.png" in table.read_text()
-    assert image.read_bytes().startswith(b"\x89PNG")
-    assert sorted(tmp_path.iterdir()) == [table, image]
