@@ -113,12 +113,11 @@ def best(name: str, out: Path, *, sweep_steps: int, trials: int) -> tuple[float,
 
 
 def grid(network: Network) -> Iterator[tuple[float, float]]:
-    """Yields learning rate and scale, the middle of both first, then its neighbours."""
+    """Yields learning rate and scale: the middle of both, other rates, other scales, the rest."""
     rates, scales = network.rates, network.scales
     middle = (rates[1], scales[1])
-    yield middle
-    others = [pair for pair in itertools.product(rates, scales) if pair != middle]
-    yield from sorted(others, key=lambda pair: pair[0] != middle[0] and pair[1] != middle[1])
+    pairs = itertools.product(rates, scales)
+    yield from sorted(pairs, key=lambda pair: 2 * (pair[1] != middle[1]) + (pair[0] != middle[0]))
 
 
 def train(

@@ -65,13 +65,13 @@ class TrainConfig:
     seed: int = 0
     learning_rate: float = 2e-3
     network_rate: float = 0.15
-    weight_decay: float = 0.05
+    weight_decay: float = 0.1
     warmup: float = 0.02
-    decay: float = 0.4
-    ema: float = 0.99
+    decay: float = 0.6
+    ema: float = 0.995
     gradient_norm: float = 1.0
-    noise: float = 0.3
-    token_dropout: float = 0.15
+    noise: float = 0.5
+    token_dropout: float = 0.3
     sampling: Sampling = field(default_factory=Sampling)
     compiled: bool = False
     evaluate_every: int = 250
