@@ -42,7 +42,7 @@ def main(descriptions: int, hypernet: Path | None, out: Path | None) -> None:
     settings = load_settings(hypernet=hypernet)
     base = resolve_base(settings.base, cache=settings.cache)
     embedder = load_embedder(settings.embedder)
-    generator = load_generator(settings.hypernet, embedder=embedder, base=base.spec)
+    generator = load_generator(settings.hypernet, embedder=embedder, base=base)
     texts = [
         ASKS[n % len(ASKS)].format(SUBJECTS[n % len(SUBJECTS)], n) for n in range(descriptions)
     ]

@@ -21,10 +21,11 @@ _BATCH_SIZE = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoding:
     """A text as the encoder sees it: a unit vector (dimension,), the last hidden states of
-    its tokens (tokens, dimension)."""
+    its tokens (tokens, dimension), and where in the text those begin and end (tokens, 2)."""
 
     vector: NDArray[np.float32]
     tokens: NDArray[np.float32]
+    offsets: NDArray[np.int32]
 
 
 class Embedder(Protocol):
@@ -92,14 +93,28 @@ class SentenceTransformerEmbedder:
             found: Any = self._model.encode(
                 list(texts), batch_size=_BATCH_SIZE, output_value=None, show_progress_bar=False
             )
-        return [_text_encoding(features) for features in found]
+            offsets = self._tokenizer(
+                list(texts),
+                truncation=True,
+                max_length=self._model.get_max_seq_length(),
+                return_offsets_mapping=True,
+            )["offset_mapping"]
+        return [_text_encoding(*both) for both in zip(found, offsets, strict=True)]
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self._model.tokenizer
 
 
-def _text_encoding(features: Mapping[str, Any]) -> TextEncoding:
+def _text_encoding(features: Mapping[str, Any], offsets: Sequence[tuple[int, int]]) -> TextEncoding:
+    import numpy as np
+
     vector = features["sentence_embedding"].float()
     tokens = features["token_embeddings"][features["attention_mask"].bool()]
     return TextEncoding(
-        vector=(vector / vector.norm()).cpu().numpy(), tokens=tokens.float().cpu().numpy()
+        vector=(vector / vector.norm()).cpu().numpy(),
+        tokens=tokens.float().cpu().numpy(),
+        offsets=np.array(offsets, dtype=np.int32).reshape(-1, 2),
     )
 
 

@@ -71,7 +71,7 @@ class Models:
         except ModuleNotFoundError as exc:
             raise MissingExtraError(exc.name or "torch", extra="local") from exc
         generator = load_generator(
-            self._settings.hypernet, embedder=self._embedder, base=self._base.spec
+            self._settings.hypernet, embedder=self._embedder, base=self._base
         )
         self._store.put_hypernet(generator.spec)
         return generator

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,13 @@ class WordHashEmbedder:
     def encode(self, texts: Sequence[str]) -> list[TextEncoding]:
         """Returns unit vectors and the vectors of the words."""
         return [
-            TextEncoding(vector=vector, tokens=self._words(text))
+            TextEncoding(
+                vector=vector,
+                tokens=self._words(text),
+                offsets=np.array(
+                    [m.span() for m in re.finditer(r"\S+", text)] or [(0, 0)], dtype=np.int32
+                ),
+            )
             for vector, text in zip(self.embed(texts), texts, strict=True)
         ]
 

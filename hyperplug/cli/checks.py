@@ -172,7 +172,7 @@ def _hypernet(settings: Settings) -> Finding:
     if base is None:
         return _warn("hypernet", "not checked without the base model", "see above")
     embedder = load_embedder(settings.embedder)
-    spec = load_generator(settings.hypernet, embedder=embedder, base=base.spec).spec
+    spec = load_generator(settings.hypernet, embedder=embedder, base=base).spec
     return _ok("hypernet", f"{spec.fingerprint[:12]} fits the base model, rank {spec.rank}")
 
 

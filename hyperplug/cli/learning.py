@@ -93,6 +93,11 @@ def prepare_tasks(shared: Globals, /, out: Path, as_json: bool, **options: Any) 
 @click.option("--static-rank", type=int, help="Rank of the part that all tasks share.")
 @click.option("--generated-rank", type=int, help="Rank of the generated part; 0 for none.")
 @click.option("--atoms", type=int, help="Size of each projection's dictionary.")
+@click.option(
+    "--words/--no-words",
+    default=None,
+    help="Let it point at words in the base model's vocabulary.  [default: words]",
+)
 @click.option("--tasks-per-step", type=int)
 @click.option("--sequences-per-task", type=int, help="Examples of each in a step.")
 @click.option("--cache-gib", type=float, help="Keep so much of the lower layers' output.")

@@ -16,7 +16,7 @@ from hyperplug.evaluation.loras import LoraBank, load_loras
 from hyperplug.evaluation.options import BenchmarkOptions
 from hyperplug.hypernet.checkpoint import shipped_checkpoint
 from hyperplug.hypernet.data import CorpusTask, read_corpus
-from hyperplug.hypernet.generate import Generator, load_fitting
+from hyperplug.hypernet.generate import Generator, load_fitting, vocabulary_for
 from hyperplug.hypernet.prepare import choose_modules
 from hyperplug.hypernet.splits import split_file
 
@@ -105,7 +105,7 @@ def load_artefacts(
         base=base,
         embedder=embedder,
         networks={
-            name: _network(path, embedder=embedder, base=base.spec)
+            name: _network(path, embedder=embedder, base=base)
             for name, path in networks.items()
             if embedder is not None
         },
@@ -116,10 +116,11 @@ def load_artefacts(
     )
 
 
-def _network(path: Path | None, *, embedder: Embedder, base: BaseModelSpec) -> Network:
-    checkpoint = load_fitting(path, embedder=embedder, base=base)
+def _network(path: Path | None, *, embedder: Embedder, base: BaseModel) -> Network:
+    checkpoint = load_fitting(path, embedder=embedder, base=base.spec)
+    vocabulary = vocabulary_for(checkpoint, base)
     return Network(
-        generator=Generator(checkpoint, embedder=embedder),
+        generator=Generator(checkpoint, embedder=embedder, vocabulary=vocabulary),
         file=(path or shipped_checkpoint()).name,
         parameters=sum(parameter.numel() for parameter in checkpoint.network.parameters()),
         training=checkpoint.training,

@@ -6,13 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperplug.hypernet.data import IGNORE, TokenSequence
-from hyperplug.hypernet.encoding import MAX_EXAMPLES, EncodedDescription
+from hyperplug.hypernet.encoding import MAX_EXAMPLES, EncodedDescription, EncodedExamples
 
 _LENGTH_STEP = 48
 
@@ -22,15 +20,15 @@ class PreparedTask:
     """A task ready for training.
 
     Attributes:
-        examples: embeddings of some of its examples, (k, 2 * embedding); the
-            hypernetwork's input, never the same examples as the step's targets.
+        examples: some of its examples: the hypernetwork's input, never the same examples
+            as the step's targets.
         conditioning: how many leading sequences those are.
     """
 
     id: str
     family: str
     descriptions: tuple[EncodedDescription, ...]
-    examples: NDArray[np.float32]
+    examples: EncodedExamples
     conditioning: int
     sequences: tuple[TokenSequence, ...]
 
@@ -46,7 +44,7 @@ class Step:
     """
 
     descriptions: tuple[EncodedDescription | None, ...]
-    examples: tuple[NDArray[np.float32], ...]
+    examples: tuple[EncodedExamples, ...]
     keep: Tensor
     sequences: tuple[TokenSequence, ...]
     length: int
@@ -102,13 +100,13 @@ class Sampler:
 
     def _conditioning(
         self, rng: random.Random, task: PreparedTask
-    ) -> tuple[EncodedDescription | None, NDArray[np.float32]]:
+    ) -> tuple[EncodedDescription | None, EncodedExamples]:
         description = rng.choice(task.descriptions)
-        none = task.examples[:0]
+        none = task.examples.take(())
         if len(task.examples) == 0 or rng.random() >= self._sampling.with_examples:
             return description, none
         count = rng.randint(1, min(MAX_EXAMPLES, len(task.examples)))
-        rows = task.examples[rng.sample(range(len(task.examples)), count)]
+        rows = task.examples.take(rng.sample(range(len(task.examples)), count))
         alone = rng.random() < self._sampling.examples_only / self._sampling.with_examples
         return (None if alone else description), rows
 

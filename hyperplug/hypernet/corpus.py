@@ -22,6 +22,7 @@ from hyperplug.hypernet.options import (
 from hyperplug.hypernet.prepare import Preparation, prepare_tasks
 from hyperplug.hypernet.prepared import SUFFIX, PreparedCorpus, load_prepared, save_prepared
 from hyperplug.hypernet.splits import TrainingTasks, drawn, read_training_tasks
+from hyperplug.hypernet.words import load_vocabulary
 
 _VALIDATION_EXAMPLES = 40
 _SHOWN_PROBLEMS = 10
@@ -160,7 +161,7 @@ def _prepare(
         in_prompt=options.in_prompt,
         seed=options.seed,
     )
-    tokenizer = load_tokenizer(base)
+    tokenizer, vocabulary = load_tokenizer(base), load_vocabulary(base)
     chosen = augment(
         tasks.train,
         composed_per_task=options.composed,
@@ -176,7 +177,12 @@ def _prepare(
 
     def prepare(chosen: tuple[CorpusTask, ...], limits: Preparation) -> list[PreparedTask]:
         return prepare_tasks(
-            chosen, tokenizer=tokenizer, embedder=embedder, limits=limits, progress=count
+            chosen,
+            tokenizer=tokenizer,
+            embedder=embedder,
+            vocabulary=vocabulary,
+            limits=limits,
+            progress=count,
         )
 
     progress.say(f"Preparing {total} tasks")

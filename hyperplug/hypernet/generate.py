@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from hyperplug.adapters.peft_format import pack
+from hyperplug.basemodel import BaseModel
 from hyperplug.embedding import Embedder
 from hyperplug.entities import AdapterWeights, BaseModelSpec, Example, HypernetSpec, Thresholds
 from hyperplug.errors import BaseMismatchError, CheckpointError
@@ -22,6 +23,7 @@ from hyperplug.hypernet.encoding import (
     encode_examples,
 )
 from hyperplug.hypernet.model import LoraBatch
+from hyperplug.hypernet.words import Vocabulary, load_vocabulary
 
 
 class Generator:
@@ -32,7 +34,12 @@ class Generator:
         thresholds: the lookup policy's defaults that were calibrated with it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, embedder: Embedder) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, embedder: Embedder, vocabulary: Vocabulary | None = None
+    ) -> None:
+        if checkpoint.network.reads_words and vocabulary is None:
+            raise ValueError("this hypernetwork reads words: give the base model's vocabulary")
+        self._vocabulary = vocabulary
         self.spec: HypernetSpec = checkpoint.spec
         self.thresholds: Thresholds = checkpoint.thresholds
         self._network = checkpoint.network
@@ -64,25 +71,30 @@ class Generator:
     def loras(self, description: str | None, examples: Sequence[Example] = ()) -> list[LoraBatch]:
         """Returns the adapter as tensors of a batch of one, one `LoraBatch` a module."""
         with self._lock, torch.inference_mode():
-            encoded = (
-                None
-                if description is None
-                else encode_descriptions(self._embedder, [description])[0]
+            texts = [] if description is None else [description]
+            encoded = encode_descriptions(self._embedder, texts, vocabulary=self._vocabulary)
+            shown = encode_examples(
+                self._embedder, examples[:MAX_EXAMPLES], vocabulary=self._vocabulary
             )
-            pairs = encode_examples(self._embedder, examples[:MAX_EXAMPLES])
-            task = collate([encoded], [pairs], embedding_size=self._embedder.dimension)
+            task = collate(encoded or [None], [shown], embedding_size=self._embedder.dimension)
             loras: list[LoraBatch] = self._network(task)
         return loras
 
 
-def load_generator(path: Path | None, *, embedder: Embedder, base: BaseModelSpec) -> Generator:
+def load_generator(path: Path | None, *, embedder: Embedder, base: BaseModel) -> Generator:
     """Returns the generator of a checkpoint; None takes the shipped one.
 
     Raises:
         CheckpointError: if the file is unusable or was trained with another encoder.
         BaseMismatchError: if it was trained for another base model.
     """
-    return Generator(load_fitting(path, embedder=embedder, base=base), embedder=embedder)
+    checkpoint = load_fitting(path, embedder=embedder, base=base.spec)
+    return Generator(checkpoint, embedder=embedder, vocabulary=vocabulary_for(checkpoint, base))
+
+
+def vocabulary_for(checkpoint: Checkpoint, base: BaseModel) -> Vocabulary | None:
+    """Returns the base model's vocabulary if the checkpoint's network reads words."""
+    return load_vocabulary(base) if checkpoint.network.reads_words else None
 
 
 def load_fitting(path: Path | None, *, embedder: Embedder, base: BaseModelSpec) -> Checkpoint:

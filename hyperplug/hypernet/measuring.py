@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from hyperplug.hypernet.curves import (
 )
 from hyperplug.hypernet.data import CorpusTask, read_corpus
 from hyperplug.hypernet.encoding import EncodedDescription, encode_descriptions
-from hyperplug.hypernet.generate import load_fitting
+from hyperplug.hypernet.generate import load_fitting, vocabulary_for
 from hyperplug.hypernet.junk import JUNK
 from hyperplug.hypernet.loading import load_frozen, load_tokenizer, pick_device, pick_dtype
 from hyperplug.hypernet.probes import AdapterProbe
@@ -127,7 +128,8 @@ def measure_calibration(
         dtype=pick_dtype(options.dtype, device),
     )
     probe = AdapterProbe(checkpoint.network, base=frozen, tokenizer=tokenizer)
-    measure = _Measurement(checkpoint, probe=probe, embedder=embedder)
+    reader = partial(encode_descriptions, embedder, vocabulary=vocabulary_for(checkpoint, base))
+    measure = _Measurement(checkpoint, probe=probe, reader=reader)
     for done, subject in enumerate(subjects, start=1):
         measure.task(subject)
         progress.measured(done, len(subjects))
@@ -151,17 +153,23 @@ def measure_calibration(
 class _Measurement:
     """Pairs and probes, as they are measured."""
 
-    def __init__(self, checkpoint: Checkpoint, *, probe: AdapterProbe, embedder: Embedder) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        probe: AdapterProbe,
+        reader: Callable[[Sequence[str]], list[EncodedDescription]],
+    ) -> None:
         self.pairs: list[Pair] = []
         self.probes: list[Probe] = []
         self._support: NDArray[np.float32] = checkpoint.support.float().numpy()
         self._probe = probe
-        self._embedder = embedder
+        self._read = reader
 
     def task(self, subject: Subject) -> None:
         """Measures the adapters of a task's own wordings and of its neighbours."""
         texts = (*subject.wordings, *subject.neighbours)
-        encoded = encode_descriptions(self._embedder, [text.text for text in texts])
+        encoded = self._read([text.text for text in texts])
         base = self._probe.base_loss(subject.sequences)
         losses = self._probe.adapter_losses(encoded, subject.sequences)
         own = len(subject.wordings)
@@ -185,7 +193,7 @@ class _Measurement:
         ]
         answers = self._probe.own_answers(inputs, max_new_tokens=_JUNK_ANSWER_TOKENS)
         base = self._probe.base_loss(answers)
-        encoded = encode_descriptions(self._embedder, JUNK)
+        encoded = self._read(JUNK)
         losses = self._probe.adapter_losses(encoded, answers)
         for text, description, loss in zip(JUNK, encoded, losses, strict=True):
             self._add_probe(text, Source.JUNK, description, loss - base)

@@ -2,12 +2,14 @@
 
     description tokens, examples ── TaskEncoder ── task code z
     z + slot embedding ── trunk ── mixing coefficients ── atoms ── generated A, B, gate
+    z + slot embedding, words of the texts ── pointer ── added to generated B
     adapter of a slot = [static A; generated A], [static B, gate * generated B]
 
 A slot is one adapted projection of the base model. The static part is an ordinary
 multi-task LoRA that is the same for every task: the floor. The generated part adds what
 the description says. Text-to-LoRA (Charakorn et al., ICML 2025) gave the idea of text in,
-adapter out; the dictionary of atoms keeps the head small.
+adapter out; the dictionary of atoms keeps the head small, and pointing at words lets it
+write labels that no training task had.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperplug.hypernet.pointing import WordPointer
+
 # Keeps the gates from closing in the first steps, when the generated part is mostly noise.
 _GATE_SLOPE = 0.1
+# Projections whose output is added to the residual stream, by the names that families use.
+_WRITING = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "out_proj", "c_proj", "fc2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +43,7 @@ class HypernetConfig:
         code_size: length of the task code.
         latents: queries with which the task encoder reads its input.
         scale: multiplier of both parts, folded into B on export.
+        word_size: length of the words' vectors; 0 for a network that reads no words.
     """
 
     base_fingerprint: str
@@ -52,11 +59,21 @@ class HypernetConfig:
     latents: int = 4
     encoder_layers: int = 2
     scale: float = 2.0
+    word_size: int = 0
 
     @property
     def rank(self) -> int:
         """Rank of an exported adapter."""
         return self.static_rank + self.generated_rank
+
+    @property
+    def writing_slots(self) -> list[int]:
+        """The slots whose B can hold words: those that write into the residual stream."""
+        return [
+            slot
+            for slot, path in enumerate(self.target_modules)
+            if path.rsplit(".", 1)[-1] in _WRITING and self.out_features[slot] == self.word_size
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
@@ -83,6 +100,10 @@ class TaskInput:
         has_description: True where the description may be read, (T,).
         examples: embeddings of input and output side by side, (T, k, 2 * embedding).
         example_mask: True where an example is, (T, k); k may be 0.
+        words: the base model's unit vectors of the texts' words, (T, I, words); I may be 0.
+        word_kinds: what each is, below `words.KINDS`, (T, I).
+        word_places: the token it belongs to; from L on, the example, (T, I).
+        word_mask: True where a word is, (T, I).
     """
 
     tokens: Tensor
@@ -91,6 +112,10 @@ class TaskInput:
     has_description: Tensor
     examples: Tensor
     example_mask: Tensor
+    words: Tensor
+    word_kinds: Tensor
+    word_places: Tensor
+    word_mask: Tensor
 
     def to(self, device: torch.device) -> TaskInput:
         """Returns the batch on `device`."""
@@ -115,26 +140,31 @@ class AdapterNetwork(nn.Module):
     Attributes:
         config: its shape, with at least `embedding_size`, `target_modules`, `rank`,
             `base_fingerprint` and `embedder_id`.
+        reads_words: whether it makes use of the words in the base model's vocabulary.
     """
 
     config: Any
+    reads_words = False
 
     def encode(self, task: TaskInput) -> Tensor:
         """Returns task codes, (T, code)."""
         raise NotImplementedError
 
-    def decode(self, code: Tensor, *, keep: Tensor | None = None) -> list[LoraBatch]:
+    def decode(
+        self, code: Tensor, *, task: TaskInput | None = None, keep: Tensor | None = None
+    ) -> list[LoraBatch]:
         """Returns the adapter of each code, one `LoraBatch` a slot.
 
         Args:
             code: task codes, (T, code).
+            task: the encoded tasks, for their words.
             keep: 1 to keep, 0 to drop what is generated for a task, (T,); default all 1.
         """
         raise NotImplementedError
 
     def forward(self, task: TaskInput, *, keep: Tensor | None = None) -> list[LoraBatch]:
         """Returns the adapters of a batch of encoded tasks."""
-        return self.decode(self.encode(task), keep=keep)
+        return self.decode(self.encode(task), task=task, keep=keep)
 
     def static(self) -> list[LoraBatch]:
         """Returns what does not depend on the task, as a batch of one task."""
@@ -230,6 +260,18 @@ class Hypernet(AdapterNetwork):
         self.mix_a = nn.Linear(size, mixing)
         self.mix_b = nn.Linear(size, mixing)
         self.gate = nn.Linear(size, 1)
+        self._writing = config.writing_slots
+        self.reads_words = bool(self._writing)
+        self.pointer = (
+            WordPointer(
+                state=size,
+                embedding=config.embedding_size,
+                words=config.word_size,
+                rank=config.generated_rank,
+            )
+            if self._writing
+            else None
+        )
         pairs = list(zip(config.in_features, config.out_features, strict=True))
         rank = config.static_rank
         self.atoms_a = _parameters((config.atoms, inputs) for inputs, _ in pairs)
@@ -273,13 +315,17 @@ class Hypernet(AdapterNetwork):
         nn.init.normal_(self.slots, std=0.5)
         for free in (encoder.latents, encoder.kinds, encoder.start):
             nn.init.normal_(free)
+        if self.pointer is not None:
+            self.pointer.reset_parameters()
 
     def encode(self, task: TaskInput) -> Tensor:
         """Returns task codes, (T, code)."""
         code: Tensor = self.encoder(task)
         return code
 
-    def decode(self, code: Tensor, *, keep: Tensor | None = None) -> list[LoraBatch]:
+    def decode(
+        self, code: Tensor, *, task: TaskInput | None = None, keep: Tensor | None = None
+    ) -> list[LoraBatch]:
         """Returns the adapter of each code: static and generated part side by side."""
         config = self.config
         hidden = self.trunk_in(code)[:, None] + self.slots  # (T, slots, code)
@@ -290,17 +336,41 @@ class Hypernet(AdapterNetwork):
         gate = torch.sigmoid(1 + _GATE_SLOPE * self.gate(hidden))  # (T, slots, 1)
         if keep is not None:
             gate = gate * keep[:, None, None]
-        mix_b = mix_b * (gate[..., None] * config.scale)
-        return [self._slot(slot, mix_a[:, slot], mix_b[:, slot]) for slot in range(shape[1])]
+        strength = gate[..., None] * config.scale  # (T, slots, 1, 1)
+        mix_b = mix_b * strength
+        words = self._words(hidden, strength, task)
+        return [
+            self._slot(slot, mix_a[:, slot], mix_b[:, slot], words.get(slot))
+            for slot in range(shape[1])
+        ]
 
     def is_factor(self, name: str) -> bool:
         """Returns whether a parameter is an atom or a static factor."""
         return name.startswith(("atoms", "static"))
 
-    def _slot(self, slot: int, mix_a: Tensor, mix_b: Tensor) -> LoraBatch:
+    def _words(self, hidden: Tensor, strength: Tensor, task: TaskInput | None) -> dict[int, Tensor]:
+        """Returns what the pointer adds to B, (T, out, r), by slot."""
+        if self.pointer is None or task is None or not task.words.shape[1]:
+            return {}
+        size = task.tokens.shape[-1]
+        outputs = task.examples[..., size:] * math.sqrt(size)  # unit vectors
+        texts = torch.cat([task.tokens, outputs], dim=1)  # (T, L + k, embedding)
+        places = task.word_places[..., None].expand(-1, -1, size)
+        found = self.pointer(
+            hidden[:, self._writing],
+            task.words,
+            texts.gather(1, places),
+            task.word_kinds,
+            task.word_mask,
+        )
+        columns = (found * strength[:, self._writing]).transpose(2, 3)  # (T, slots, out, r)
+        return dict(zip(self._writing, columns.unbind(1), strict=True))
+
+    def _slot(self, slot: int, mix_a: Tensor, mix_b: Tensor, words: Tensor | None) -> LoraBatch:
         tasks = mix_a.shape[0]
         a = mix_a @ self.atoms_a[slot]  # (T, r, in)
         b = self.atoms_b[slot] @ mix_b.transpose(1, 2)  # (T, out, r)
+        b = b if words is None else b + words
         static_a = self.static_a[slot].expand(tasks, -1, -1)
         static_b = (self.static_b[slot] * self.config.scale).expand(tasks, -1, -1)
         return LoraBatch(a=torch.cat([static_a, a], dim=1), b=torch.cat([static_b, b], dim=2))
@@ -316,6 +386,10 @@ def empty_task(embedding_size: int) -> TaskInput:
         has_description=torch.zeros(1, dtype=torch.bool),
         examples=torch.zeros(1, 0, 2 * embedding_size),
         example_mask=none,
+        words=torch.zeros(1, 0, 0),
+        word_kinds=torch.zeros(1, 0, dtype=torch.long),
+        word_places=torch.zeros(1, 0, dtype=torch.long),
+        word_mask=none,
     )
 
 

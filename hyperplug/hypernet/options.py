@@ -88,6 +88,7 @@ class TrainingOptions(CorpusOptions):
         static_rank: rank of the part that all tasks share; likewise `generated_rank`, of
             which 0 gives a multi-task LoRA.
         scale: multiplier of the adapters.
+        words: let the hypernetwork point at the words of its texts.
         tasks_per_step: how many tasks an optimizer step sees, and how many examples of each.
         cache_gib: at most so much of the lower layers' output is kept ...
         cache_dir: ... in files there, for later runs too; None for this run only.
@@ -107,6 +108,7 @@ class TrainingOptions(CorpusOptions):
     static_rank: int = 8
     generated_rank: int = 8
     atoms: int = 48
+    words: bool = True
     tasks_per_step: int = 16
     sequences_per_task: int = 2
     cache_gib: float = 8.0

@@ -18,6 +18,7 @@ from hyperplug.hypernet.encoding import (
     encode_examples,
 )
 from hyperplug.hypernet.frozen import layer_index
+from hyperplug.hypernet.words import Vocabulary
 
 DEFAULT_MODULES = ("q_proj", "v_proj", "o_proj", "down_proj")
 _MAX_DESCRIPTIONS = 8
@@ -73,6 +74,7 @@ def prepare_tasks(
     *,
     tokenizer: Any,
     embedder: Embedder,
+    vocabulary: Vocabulary | None = None,
     limits: Preparation,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[PreparedTask]:
@@ -84,7 +86,8 @@ def prepare_tasks(
     prepared: list[PreparedTask] = []
     for start in range(0, len(tasks), _TASKS_AT_ONCE):
         group = tasks[start : start + _TASKS_AT_ONCE]
-        prepared += _prepare_group(group, tokenizer=tokenizer, embedder=embedder, limits=limits)
+        kept = _chosen_sequences(group, tokenizer=tokenizer, limits=limits)
+        prepared += _encoded(kept, embedder=embedder, vocabulary=vocabulary)
         progress(len(group))
     if not prepared:
         raise TrainingError(
@@ -95,36 +98,55 @@ def prepare_tasks(
     return prepared
 
 
-def _prepare_group(
-    tasks: Sequence[CorpusTask], *, tokenizer: Any, embedder: Embedder, limits: Preparation
-) -> list[PreparedTask]:
-    """Prepares some tasks; the encoder sees all their texts at once, which is far faster."""
-    kept: list[tuple[CorpusTask, list[TokenSequence], list[Example]]] = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """A task with its sequences, and the examples set aside for the hypernetwork."""
+
+    task: CorpusTask
+    sequences: tuple[TokenSequence, ...]
+    shown: tuple[Example, ...]
+
+    @property
+    def descriptions(self) -> tuple[str, ...]:
+        return self.task.descriptions[:_MAX_DESCRIPTIONS]
+
+
+def _chosen_sequences(
+    tasks: Sequence[CorpusTask], *, tokenizer: Any, limits: Preparation
+) -> list[_Kept]:
+    kept: list[_Kept] = []
     for task in tasks:
         rng = random.Random(f"{limits.seed}/{task.id}")
         sequences = _sequences(task, tokenizer, limits, rng)
         conditioning = min(limits.conditioning, len(sequences) // 2)
         if len(sequences) - conditioning < _MIN_SEQUENCES:
             continue
-        indices = [_index(sequence) for sequence in sequences[:conditioning]]
-        kept.append((task, sequences, [task.examples[index] for index in indices]))
-    texts = [text for task, _, _ in kept for text in task.descriptions[:_MAX_DESCRIPTIONS]]
-    descriptions = iter(encode_descriptions(embedder, texts))
-    pairs = encode_examples(embedder, [example for _, _, shown in kept for example in shown])
+        shown = (task.examples[_index(sequence)] for sequence in sequences[:conditioning])
+        kept.append(_Kept(task=task, sequences=tuple(sequences), shown=tuple(shown)))
+    return kept
+
+
+def _encoded(
+    kept: Sequence[_Kept], *, embedder: Embedder, vocabulary: Vocabulary | None
+) -> list[PreparedTask]:
+    """Encodes the texts of some tasks at once, which is far faster than one by one."""
+    texts = [text for one in kept for text in one.descriptions]
+    descriptions = iter(encode_descriptions(embedder, texts, vocabulary=vocabulary))
+    shown = [example for one in kept for example in one.shown]
+    examples, first = encode_examples(embedder, shown, vocabulary=vocabulary), 0
     prepared: list[PreparedTask] = []
-    for task, sequences, shown in kept:
-        count = len(task.descriptions[:_MAX_DESCRIPTIONS])
+    for one in kept:
         prepared.append(
             PreparedTask(
-                id=task.id,
-                family=task.family,
-                descriptions=tuple(itertools.islice(descriptions, count)),
-                examples=pairs[: len(shown)],
-                conditioning=len(shown),
-                sequences=tuple(sequences),
+                id=one.task.id,
+                family=one.task.family,
+                descriptions=tuple(itertools.islice(descriptions, len(one.descriptions))),
+                examples=examples.take(range(first, first + len(one.shown))),
+                conditioning=len(one.shown),
+                sequences=one.sequences,
             )
         )
-        pairs = pairs[len(shown) :]
+        first += len(one.shown)
     return prepared
 
 

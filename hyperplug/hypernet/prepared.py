@@ -16,9 +16,10 @@ from hyperplug.errors import InvalidTaskFileError
 from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.checkpoint import write_atomically
 from hyperplug.hypernet.data import TokenSequence
-from hyperplug.hypernet.encoding import EncodedDescription
+from hyperplug.hypernet.encoding import EncodedDescription, EncodedExamples
+from hyperplug.hypernet.words import EncodedWords, merge_tables, no_words
 
-FORMAT = "hyperplug-prepared-1"
+FORMAT = "hyperplug-prepared-2"
 SUFFIX = ".prepared"
 
 
@@ -37,6 +38,13 @@ class PreparedCorpus:
     embedding_size: int
     settings: Mapping[str, Any]
 
+    @property
+    def word_size(self) -> int:
+        """Length of the words' vectors; 0 if the words were left out."""
+        tasks = itertools.chain(self.train, self.validation)
+        words = (d.words for task in tasks for d in task.descriptions)
+        return next((w.table.shape[1] for w in words if len(w)), 0)
+
 
 def save_prepared(path: Path, corpus: PreparedCorpus) -> None:
     """Writes a corpus as one safetensors file, by rename."""
@@ -50,11 +58,14 @@ def save_prepared(path: Path, corpus: PreparedCorpus) -> None:
         "pooled": _stack([d.pooled for d in descriptions], size),
         "tokens": _join([d.tokens for d in descriptions], np.float16, size),
         "token_counts": np.array([len(d.tokens) for d in descriptions], dtype=np.int32),
-        "examples": _join([task.examples for task in tasks], np.float16, 2 * size),
+        "examples": _join([task.examples.pairs for task in tasks], np.float16, 2 * size),
         "ids": np.fromiter(_all_ids(sequences), dtype=np.int32),
         "prompt_sizes": np.array([len(s.prompt) for s in sequences], dtype=np.int32),
         "answer_sizes": np.array([len(s.answer) for s in sequences], dtype=np.int32),
     }
+    tensors |= _word_tensors(
+        [d.words for d in descriptions] + [w for task in tasks for w in task.examples.words]
+    )
     about = {
         "base": corpus.base_fingerprint,
         "embedder": corpus.embedder_id,
@@ -109,18 +120,22 @@ def _tasks(
 ) -> Iterator[PreparedTask]:
     ends = np.cumsum(tensors["token_counts"])[:-1]
     states = np.split(tensors["tokens"], ends)
-    descriptions = (
-        EncodedDescription(pooled=pooled, tokens=tokens)
-        for pooled, tokens in zip(tensors["pooled"], states, strict=True)
+    words = _words(tensors)
+    descriptions = iter(
+        [
+            EncodedDescription(pooled=pooled, tokens=tokens, words=next(words))
+            for pooled, tokens in zip(tensors["pooled"], states, strict=True)
+        ]
     )
-    examples, first = tensors["examples"].astype(np.float32), 0
+    examples = EncodedExamples(pairs=tensors["examples"].astype(np.float32), words=tuple(words))
+    first = 0
     pieces = _pieces(tensors)
     for row in rows:
         yield PreparedTask(
             id=row["id"],
             family=row["family"],
             descriptions=tuple(itertools.islice(descriptions, row["descriptions"])),
-            examples=examples[first : first + row["examples"]],
+            examples=examples.take(range(first, first + row["examples"])),
             conditioning=row["conditioning"],
             sequences=tuple(
                 TokenSequence(key=key, prompt=prompt, answer=answer)
@@ -128,6 +143,30 @@ def _tasks(
             ),
         )
         first += row["examples"]
+
+
+def _word_tensors(words: Sequence[EncodedWords]) -> dict[str, NDArray[Any]]:
+    merged = merge_tables(words)
+    return {
+        "word_table": merged[0].table if merged else no_words().table,
+        "word_counts": np.array([len(w) for w in merged], dtype=np.int32),
+        "word_rows": np.concatenate([no_words().rows, *(w.rows for w in merged)]),
+        "word_kinds": np.concatenate([no_words().kinds, *(w.kinds for w in merged)]),
+        "word_places": np.concatenate([no_words().places, *(w.places for w in merged)]),
+    }
+
+
+def _words(tensors: Mapping[str, NDArray[Any]]) -> Iterator[EncodedWords]:
+    """Yields the words of each description, then those of each example's output."""
+    table, ends = tensors["word_table"], np.cumsum(tensors["word_counts"])
+    for begin, end in zip(ends - tensors["word_counts"], ends, strict=True):
+        part = slice(int(begin), int(end))
+        yield EncodedWords(
+            table=table,
+            rows=tensors["word_rows"][part],
+            kinds=tensors["word_kinds"][part],
+            places=tensors["word_places"][part],
+        )
 
 
 def _pieces(tensors: Mapping[str, NDArray[Any]]) -> Iterator[tuple[tuple[int, ...], ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hyperplug.hypernet.data import TokenSequence, chat_prompt
-from hyperplug.hypernet.encoding import EncodedDescription, collate
+from hyperplug.hypernet.encoding import EncodedDescription, EncodedExamples, collate
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.losses import AnswerLoss
 from hyperplug.hypernet.model import AdapterNetwork, LoraBatch
@@ -86,7 +86,7 @@ class AdapterProbe:
 
     def _loras(self, descriptions: Sequence[EncodedDescription]) -> list[LoraBatch]:
         size = self._network.config.embedding_size
-        empty = torch.zeros(0, 2 * size).numpy()
+        empty = EncodedExamples.none(size)
         task = collate(descriptions, [empty] * len(descriptions), embedding_size=size)
         loras: list[LoraBatch] = self._network(task.to(self._base.device))
         return loras

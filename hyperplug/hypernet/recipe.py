@@ -190,6 +190,7 @@ def _network_config(
         static_rank=options.static_rank,
         generated_rank=options.generated_rank,
         atoms=options.atoms,
+        word_size=corpus.word_size if options.words and options.generated_rank else 0,
         **shared,
     )
     if options.network == "hypernet":

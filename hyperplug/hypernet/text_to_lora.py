@@ -111,7 +111,9 @@ class TextToLora(AdapterNetwork):
         code: Tensor = self.task(pooled)
         return code
 
-    def decode(self, code: Tensor, *, keep: Tensor | None = None) -> list[LoraBatch]:
+    def decode(
+        self, code: Tensor, *, task: TaskInput | None = None, keep: Tensor | None = None
+    ) -> list[LoraBatch]:
         """Returns the adapter of each code; where `keep` is 0, one with a B of zero."""
         scale = torch.full_like(code[:, 0], self.config.scale)  # (T,)
         if keep is not None:

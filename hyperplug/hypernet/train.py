@@ -54,6 +54,7 @@ class TrainConfig:
         ema: decay of the weight average that is shipped.
         noise: standard deviation of noise on encodings (relative) and on the task code.
         token_dropout: share of description tokens hidden from the hypernetwork.
+        word_dropout: likewise of its words in the base model's vocabulary.
         compiled: compile the base model; worth it from some hundred steps on.
         evaluate_every: steps between looks at the validation tasks; the weights with the
             lowest loss there are the ones that are shipped.
@@ -72,6 +73,7 @@ class TrainConfig:
     gradient_norm: float = 1.0
     noise: float = 0.5
     token_dropout: float = 0.3
+    word_dropout: float = 0.1
     sampling: Sampling = field(default_factory=Sampling)
     compiled: bool = False
     evaluate_every: int = 250
@@ -226,7 +228,7 @@ class Trainer:
         code = self.network.encode(task)
         noise = torch.randn(len(step.descriptions), code.shape[1], generator=generator)
         code = code + _CODE_NOISE * self.config.noise * noise[mine].to(code)
-        loras = self.network.decode(code, keep=step.keep[mine].to(code))
+        loras = self.network.decode(code, task=task, keep=step.keep[mine].to(code))
         sequences = step.sequences[self._workers.share(len(step.sequences))]
         length = step.length if self.config.compiled else None
         loss = self._losses(loras, sequences, length=length).mean()
@@ -251,12 +253,15 @@ class Trainer:
             noise = torch.randn(values.shape, generator=generator)
             return values + self.config.noise * spread * noise
 
-        shown = torch.rand(task.token_mask.shape, generator=generator) > self.config.token_dropout
+        def shown(mask: Tensor, dropout: float) -> Tensor:
+            return mask & (torch.rand(mask.shape, generator=generator) > dropout)
+
         return replace(
             task,
             pooled=noisy(task.pooled),
             tokens=noisy(task.tokens),
-            token_mask=task.token_mask & shown,
+            token_mask=shown(task.token_mask, self.config.token_dropout),
+            word_mask=shown(task.word_mask, self.config.word_dropout),
         )
 
     def _groups(self) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def validation_losses(
         for arm, sources in (("matched", group), ("shuffled", others), ("static", group)):
             encoded = collate(
                 [task.descriptions[0] if described else None for task in sources],
-                [task.examples[:examples] for task in sources],
+                [task.examples.take(range(min(examples, len(task.examples)))) for task in sources],
                 embedding_size=network.config.embedding_size,
             ).to(device)
             keep = torch.full((len(group),), float(arm != "static"), device=device)

@@ -18,6 +18,7 @@ from hyperplug.hypernet.model import HypernetConfig
 from hyperplug.hypernet.prepare import Preparation, choose_modules, prepare_tasks
 from hyperplug.hypernet.states import LowerStates
 from hyperplug.hypernet.train import TrainConfig, Trainer
+from hyperplug.hypernet.words import load_vocabulary
 from tests.miniature import WordHashEmbedder, base_folder, toy_corpus
 
 LIMITS = Preparation(
@@ -64,7 +65,11 @@ def prepared(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Seque
     """Two tasks that want opposite answers."""
     corpus = read_corpus(toy_corpus(tmp_path_factory.mktemp("corpus") / "tasks.jsonl"))
     return prepare_tasks(
-        corpus.tasks, tokenizer=load_tokenizer(base), embedder=WordHashEmbedder(), limits=LIMITS
+        corpus.tasks,
+        tokenizer=load_tokenizer(base),
+        embedder=WordHashEmbedder(),
+        vocabulary=load_vocabulary(base),
+        limits=LIMITS,
     )
 
 
@@ -85,6 +90,7 @@ def config(base: BaseModel, modules: tuple[str, ...]) -> HypernetConfig:
         code_size=32,
         latents=2,
         encoder_layers=1,
+        word_size=32,
     )
 
 

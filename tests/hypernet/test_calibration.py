@@ -16,7 +16,7 @@ from hyperplug.errors import CheckpointError
 from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.calibration import calibrate, write_thresholds
 from hyperplug.hypernet.checkpoint import FORMAT, load_checkpoint
-from hyperplug.hypernet.encoding import EncodedDescription
+from hyperplug.hypernet.encoding import EncodedDescription, EncodedExamples
 from tests.hypernet.conftest import MakeTrainer
 
 
@@ -28,7 +28,7 @@ def at(angle: float, *, family: str) -> PreparedTask:
         id=f"{family}/{angle}",
         family=family,
         descriptions=(encoded,),
-        examples=np.zeros((0, 4), dtype=np.float32),
+        examples=EncodedExamples.none(2),
         conditioning=0,
         sequences=(),
     )

@@ -92,7 +92,7 @@ def test_a_family_trains_and_its_exports_act_alike_everywhere(family: str, tmp_p
     )
     assert sum(losses.values[-5:]) < sum(losses.values[:5])
 
-    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base.spec)
+    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base)
     weights = generator.generate(DESCRIPTION)
     frozen = load_frozen(
         base, generator.spec.target_modules, device=torch.device("cpu"), dtype=torch.float32

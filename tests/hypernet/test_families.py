@@ -123,7 +123,7 @@ def trained(
         embedder=embedder,
         progress=losses,
     )
-    weights = load_generator(options.out, embedder=embedder, base=base.spec).generate(DESCRIPTION)
+    weights = load_generator(options.out, embedder=embedder, base=base).generate(DESCRIPTION)
     published = Library(folder / "library").publish(
         as_adapter(weights, base), weights.data, base_id=str(base.folder)
     )

@@ -8,9 +8,8 @@ import pytest
 
 from hyperplug.basemodel import BaseModel
 from hyperplug.entities import Example
-from hyperplug.hypernet.checkpoint import load_checkpoint
 from hyperplug.hypernet.gain import GainCheck, trials
-from hyperplug.hypernet.generate import Generator
+from hyperplug.hypernet.generate import load_generator
 from tests.hypernet.conftest import MakeTrainer
 from tests.miniature import WordHashEmbedder, task_line
 
@@ -54,7 +53,7 @@ def test_a_learned_adapter_gains_and_harms_where_other_answers_are_wanted(
     trainer.run()
     line = task_line("agree", answer="yes", start=100, examples=6)
     examples = [Example(**example) for example in line["examples"]]
-    generator = Generator(load_checkpoint(trainer.out), embedder=WordHashEmbedder())
+    generator = load_generator(trainer.out, embedder=WordHashEmbedder(), base=base)
     check = GainCheck(base, generator=generator, device="cpu")
 
     def measured(examples: list[Example]) -> dict[str, float]:
@@ -77,6 +76,6 @@ def test_examples_that_are_all_too_long_leave_the_adapter_unchecked(
 ) -> None:
     trainer = make_trainer(steps=1)
     trainer.run()
-    generator = Generator(load_checkpoint(trainer.out), embedder=WordHashEmbedder())
+    generator = load_generator(trainer.out, embedder=WordHashEmbedder(), base=base)
     check = GainCheck(base, generator=generator, device="cpu")
     assert check.measure("say yes", [Example(input="long " * 400, output="yes")]) is None

@@ -14,14 +14,21 @@ from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.encoding import collate, encode_descriptions, encode_examples
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.model import Hypernet, HypernetConfig, LoraBatch, TaskInput
-from tests.miniature import WordHashEmbedder
+from hyperplug.hypernet.words import Vocabulary
+from tests.miniature import WordHashEmbedder, byte_tokenizer
 
 EMBEDDER = WordHashEmbedder()
+VOCABULARY = Vocabulary(
+    byte_tokenizer(), torch.randn(272, 32, generator=torch.Generator().manual_seed(0))
+)
 
 
 def read(*descriptions: str | None, examples: Sequence[Example] = ()) -> TaskInput:
-    encoded = [d and encode_descriptions(EMBEDDER, [d])[0] for d in descriptions]
-    pairs = [encode_examples(EMBEDDER, examples) for _ in descriptions]
+    encoded = [
+        d and encode_descriptions(EMBEDDER, [d], vocabulary=VOCABULARY)[0] for d in descriptions
+    ]
+    shown = encode_examples(EMBEDDER, examples, vocabulary=VOCABULARY)
+    pairs = [shown for _ in descriptions]
     return collate([e or None for e in encoded], pairs, embedding_size=EMBEDDER.dimension)
 
 
@@ -96,6 +103,39 @@ def test_dropping_the_generated_part_leaves_the_static_one(trained: Hypernet) ->
         assert not torch.allclose(lora.b[1] @ lora.a[1], product, atol=1e-4)
 
 
+def test_words_are_written_as_the_base_model_spells_them(
+    hypernet: Hypernet, config: HypernetConfig
+) -> None:
+    """A fresh network that is made to point adds directions within the words' span, and only
+    where the residual stream is written."""
+    assert hypernet.pointer is not None
+    hypernet.pointer.size.bias.fill_(1.0)
+    task = read("yes or no")
+    span = task.words[0]  # (I, words)
+    for path, lora in zip(config.target_modules, hypernet(task), strict=True):
+        generated = lora.b[0, :, config.static_rank :]  # (out, r)
+        if path.endswith(("o_proj", "down_proj")):
+            within = torch.linalg.pinv(span.T, rtol=1e-4) @ generated
+            assert generated.norm() > 0.1
+            assert torch.allclose(span.T @ within, generated, atol=1e-4)
+        else:
+            assert not generated.any()
+
+
+def test_words_alone_tell_tasks_apart(trained: Hypernet) -> None:
+    task = read("say yes", "say yes")
+    other = replace(task, words=task.words.flip(-1) * torch.tensor([1.0, 0.0])[:, None, None])
+    assert same(trained(read("say yes")), trained(task), row=1)
+    assert not same(trained(read("say yes")), trained(other), row=1)
+
+
+def test_a_network_without_words_ignores_them(config: HypernetConfig) -> None:
+    network = Hypernet(replace(config, word_size=0))
+    assert not network.reads_words and network.pointer is None
+    task = read("say yes")
+    assert same(network(task), network(replace(task, words=task.words.flip(1))))
+
+
 def test_shapes_and_rank(trained: Hypernet, config: HypernetConfig) -> None:
     loras = trained(read("one task", "another task"))
     assert len(loras) == len(config.target_modules)
@@ -113,5 +153,5 @@ def test_configuration_survives_json(config: HypernetConfig) -> None:
 def test_encodings_of_a_prepared_task(prepared: Sequence[PreparedTask]) -> None:
     task = prepared[0]
     assert len(task.descriptions) == 2
-    assert task.examples.shape == (task.conditioning, 2 * EMBEDDER.dimension)
+    assert task.examples.pairs.shape == (task.conditioning, 2 * EMBEDDER.dimension)
     assert np.allclose(np.linalg.norm(task.descriptions[0].pooled), 1, atol=1e-5)

@@ -11,7 +11,15 @@ import pytest
 from hyperplug.errors import InvalidTaskFileError
 from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.prepared import PreparedCorpus, load_prepared, save_prepared
+from hyperplug.hypernet.words import EncodedWords
 from tests.miniature import WordHashEmbedder
+
+
+def same_words(one: EncodedWords, other: EncodedWords) -> None:
+    assert len(one) > 0
+    assert np.array_equal(one.vectors, other.vectors)
+    assert np.array_equal(one.kinds, other.kinds)
+    assert np.array_equal(one.places, other.places)
 
 
 def test_a_prepared_corpus_is_read_as_it_was_written(
@@ -33,10 +41,13 @@ def test_a_prepared_corpus_is_read_as_it_was_written(
     for before, after in zip(corpus.train, found.train, strict=True):
         assert after.sequences == before.sequences
         assert (after.family, after.conditioning) == (before.family, before.conditioning)
-        assert np.allclose(after.examples, before.examples, atol=1e-3)
+        assert np.allclose(after.examples.pairs, before.examples.pairs, atol=1e-3)
         for old, new in zip(before.descriptions, after.descriptions, strict=True):
             assert np.array_equal(old.pooled, new.pooled)
             assert np.array_equal(old.tokens, new.tokens)
+            same_words(old.words, new.words)
+        for one, other in zip(before.examples.words, after.examples.words, strict=True):
+            same_words(one, other)
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x02\0\0\0\0\0\0\0{}"])

@@ -66,7 +66,7 @@ def train(options: TrainingOptions, base: BaseModel, recorder: TrainingProgress)
 def test_a_corpus_becomes_a_generator(options: TrainingOptions, base: BaseModel) -> None:
     recorder = Recorder()
     checkpoint = train(options, base, recorder)
-    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base.spec)
+    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base)
     assert generator.spec == checkpoint.spec
     assert generator.spec.rank == 3
     assert {path.split(".")[2] for path in generator.spec.target_modules} == {"2"}
@@ -182,7 +182,7 @@ def test_text_to_lora_is_trained_and_used_alike(
     options: TrainingOptions, base: BaseModel, network: str
 ) -> None:
     train(replace(options, network=network), base, Recorder())
-    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base.spec)
+    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base)
     assert generator.generate("Say left.").rank == generator.spec.rank == 3
 
 
@@ -190,5 +190,5 @@ def test_a_multi_task_lora_does_not_read_the_description(
     options: TrainingOptions, base: BaseModel
 ) -> None:
     train(replace(options, generated_rank=0, static_rank=3), base, Recorder())
-    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base.spec)
+    generator = load_generator(options.out, embedder=WordHashEmbedder(), base=base)
     assert generator.generate("Say left.") == generator.generate("Something else.")
