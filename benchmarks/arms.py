@@ -33,12 +33,14 @@ class Network:
         corpus: how its tasks are prepared, a key of `CORPORA`.
         shape: options that choose the network.
         rates: learning rates to try; likewise `scales` of the adapters.
+        like: the network whose tuned settings it takes, in place of trials of its own.
     """
 
     corpus: str
     shape: tuple[str, ...] = ()
     rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     scales: tuple[float, ...] = (1.0, 2.0, 4.0)
+    like: str | None = None
 
 
 CORPORA: dict[str, tuple[str, ...]] = {"full": (), "plain": PLAIN, "told": TOLD}
@@ -47,7 +49,7 @@ PAPER_RATES, PAPER_SCALES = (2e-4, 5e-4, 1e-3), (2.0, 4.0, 8.0)
 NETWORKS = {
     "hypernet": Network(corpus="full"),
     "static": Network(corpus="plain", shape=STATIC),
-    "static-prompt": Network(corpus="told", shape=STATIC),
+    "static-prompt": Network(corpus="told", shape=STATIC, like="static"),
     "t2l": Network(
         corpus="full",
         shape=("--network", "text-to-lora-l"),
@@ -57,8 +59,7 @@ NETWORKS = {
     "t2l-matched": Network(
         corpus="full",
         shape=("--network", "text-to-lora-matched"),
-        rates=PAPER_RATES,
-        scales=PAPER_SCALES,
+        like="t2l",
     ),
 }
 
@@ -99,6 +100,7 @@ def main(
 
 def best(name: str, out: Path, *, sweep_steps: int, trials: int) -> tuple[float, float]:
     """Returns the learning rate and scale with the lowest loss on validation tasks."""
+    name = NETWORKS[name].like or name
     settings = list(grid(NETWORKS[name]))[:trials]
     if not sweep_steps or len(settings) == 1:
         return settings[0]
