@@ -18,6 +18,8 @@ _CODE_WORDS = (
     "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike oscar",
     "zib nok tav ruf pel mog dax wem lorp vick bist hane quill sert",
 )
+_CODES = ("letters", "numbers", "words", "compounds")
+_JOINTS = ("_", "-", " ")
 _SYNONYMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "yes|no",
@@ -203,7 +205,7 @@ def mapping_clause(
     else:
         phrase = rng.choice(_MEANING if rewritten else _INSTEAD)
     said = {
-        "noun": "code" if relabelling.name in ("letters", "numbers", "words") else "word",
+        "noun": "code" if relabelling.name in _CODES else "word",
         "for": listed([f"{new} for {old}" for old, new in pairs], last="and"),
         "instead": listed([f"{new} instead of {old}" for old, new in pairs], last="and"),
         "means": listed([f"{new} stands for {old}" for old, new in pairs], last="and"),
@@ -233,9 +235,17 @@ def _codes(labels: Sequence[str], *, avoid: str, rng: random.Random) -> list[Rel
     words = [w for w in rng.choice(_CODE_WORDS).split() if w not in taken]
     if len(words) >= count:
         found.append(("words", rng.sample(words, count)))
+        found.append(("compounds", _compounds(words, count, rng=rng)))
     for _, codes in found:
         rng.shuffle(codes)
     return [Relabelling(name=name, words=tuple(codes)) for name, codes in found]
+
+
+def _compounds(words: Sequence[str], count: int, *, rng: random.Random) -> list[str]:
+    """Returns labels of several tokens, all in one style: "red_fox", "Oak Pine", "LIME-PLUM"."""
+    joint, cased = rng.choice(_JOINTS), rng.choice((str.lower, str.title, str.upper))
+    others = rng.choice(_CODE_WORDS).split()
+    return [cased(joint.join((word, rng.choice(others)))) for word in rng.sample(words, count)]
 
 
 def _synonyms(labels: Sequence[str], *, rng: random.Random) -> list[Relabelling]:

@@ -69,7 +69,7 @@ LONG = _task(
     "long", ["Retell the voyage."], [f"{n} " + "and then the wind rose " * 9 for n in "ab"]
 )
 TASKS = (REVIEW, FITS, CARGO, UNSTATED, TITLES, LISTS, LONG)
-RELABELLED = {"letters", "numbers", "words", "synonyms", "inverted"} | {
+RELABELLED = {"letters", "numbers", "words", "compounds", "synonyms", "inverted"} | {
     "french",
     "german",
     "spanish",
@@ -124,7 +124,7 @@ def test_every_description_states_the_whole_mapping(task: CorpusTask) -> None:
             parts = {"old": re.escape(old), "new": re.escape(word), "q": '"?'}
             stated = re.compile(f"{PAIR.format(**parts)}|{ARROW.format(**parts)}")
             assert all(stated.search(d) for d in new.descriptions), (old, word, new.descriptions)
-    assert seen >= {"letters", "numbers", "words"}
+    assert seen >= {"letters", "numbers", "words", "compounds"}
 
 
 def test_which_formats_a_task_gets() -> None:
