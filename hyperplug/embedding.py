@@ -21,11 +21,12 @@ _BATCH_SIZE = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoding:
     """A text as the encoder sees it: a unit vector (dimension,), the last hidden states of
-    its tokens (tokens, dimension), and where in the text those begin and end (tokens, 2)."""
+    its tokens (tokens, dimension), and where in the text those begin and end (tokens, 2), if
+    the encoder's tokenizer tells."""
 
     vector: NDArray[np.float32]
     tokens: NDArray[np.float32]
-    offsets: NDArray[np.int32]
+    offsets: NDArray[np.int32] | None
 
 
 class Embedder(Protocol):
@@ -93,28 +94,34 @@ class SentenceTransformerEmbedder:
             found: Any = self._model.encode(
                 list(texts), batch_size=_BATCH_SIZE, output_value=None, show_progress_bar=False
             )
-            offsets = self._tokenizer(
-                list(texts),
-                truncation=True,
-                max_length=self._model.get_max_seq_length(),
-                return_offsets_mapping=True,
-            )["offset_mapping"]
+            offsets = self._offsets(list(texts))
         return [_text_encoding(*both) for both in zip(found, offsets, strict=True)]
 
-    @property
-    def _tokenizer(self) -> Any:
-        return self._model.tokenizer
+    def _offsets(self, texts: list[str]) -> Sequence[Sequence[tuple[int, int]] | None]:
+        tokenizer: Any = self._model.tokenizer
+        if not getattr(tokenizer, "is_fast", False):
+            return [None] * len(texts)
+        found: list[list[tuple[int, int]]] = tokenizer(
+            texts,
+            truncation=True,
+            max_length=self._model.get_max_seq_length(),
+            return_offsets_mapping=True,
+        )["offset_mapping"]
+        return found
 
 
-def _text_encoding(features: Mapping[str, Any], offsets: Sequence[tuple[int, int]]) -> TextEncoding:
+def _text_encoding(
+    features: Mapping[str, Any], offsets: Sequence[tuple[int, int]] | None
+) -> TextEncoding:
     import numpy as np
 
     vector = features["sentence_embedding"].float()
     tokens = features["token_embeddings"][features["attention_mask"].bool()]
+    known = offsets is not None and len(offsets) == len(tokens)  # a prompt is put before it
     return TextEncoding(
         vector=(vector / vector.norm()).cpu().numpy(),
         tokens=tokens.float().cpu().numpy(),
-        offsets=np.array(offsets, dtype=np.int32).reshape(-1, 2),
+        offsets=np.array(offsets, dtype=np.int32).reshape(-1, 2) if known else None,
     )
 
 

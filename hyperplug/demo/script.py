@@ -76,10 +76,10 @@ class Request:
 
 
 _REVIEW = "The plot is thin and the jokes fall flat. I left before the end."
-_QUESTION = "Who painted the ceiling of the Sistine Chapel?"
+_QUESTION = "Where is the Eiffel Tower?"
 _NOVEL = (
-    "hyperplug:Decide what a question asks about. "
-    "Answer with one of: person, place, number, description."
+    "hyperplug:Classify the question by the kind of its answer: "
+    "person, place, number or description."
 )
 
 REQUESTS = (

@@ -62,7 +62,7 @@ def encode_descriptions(
 ) -> list[EncodedDescription]:
     """Returns the encoder output of each description, at most 128 tokens of it."""
     encodings = embedder.encode(texts)
-    offsets = [encoding.offsets[:MAX_TOKENS] for encoding in encodings]
+    offsets = [None if e.offsets is None else e.offsets[:MAX_TOKENS] for e in encodings]
     words = [no_words()] * len(texts) if vocabulary is None else vocabulary.encode(texts, offsets)
     return [
         EncodedDescription(
@@ -84,7 +84,7 @@ def encode_examples(
     texts += [e.output[:_MAX_EXAMPLE_CHARACTERS] for e in examples]
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     vectors = embedder.embed(list(rows))[[rows[text] for text in texts]]  # (2k, embedding)
-    outputs = [e.output[:_MAX_OUTPUT_CHARACTERS] for e in examples]
+    outputs = [_beginning(e.output) for e in examples]
     return EncodedExamples(
         pairs=np.concatenate([vectors[: len(examples)], vectors[len(examples) :]], axis=1),
         words=tuple(
@@ -145,6 +145,14 @@ def collate(
         word_places=word_places,
         word_mask=word_mask,
     )
+
+
+def _beginning(output: str) -> str:
+    """Returns the first words of an output, none of them cut."""
+    if len(output) <= _MAX_OUTPUT_CHARACTERS:
+        return output
+    head, _, _ = output[: _MAX_OUTPUT_CHARACTERS + 1].rpartition(" ")
+    return head
 
 
 def _spelled(

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperplug.hypernet.pointing import WordPointer
+from hyperplug.hypernet.pointing import Pointed, WordPointer
 
 # Keeps the gates from closing in the first steps, when the generated part is mostly noise.
 _GATE_SLOPE = 0.1
@@ -44,6 +44,7 @@ class HypernetConfig:
         latents: queries with which the task encoder reads its input.
         scale: multiplier of both parts, folded into B on export.
         word_size: length of the words' vectors; 0 for a network that reads no words.
+        word_triggers: whether the meaning of words shapes A.
     """
 
     base_fingerprint: str
@@ -60,6 +61,7 @@ class HypernetConfig:
     encoder_layers: int = 2
     scale: float = 2.0
     word_size: int = 0
+    word_triggers: bool = False
 
     @property
     def rank(self) -> int:
@@ -268,6 +270,7 @@ class Hypernet(AdapterNetwork):
                 embedding=config.embedding_size,
                 words=config.word_size,
                 rank=config.generated_rank,
+                atoms=config.atoms if config.word_triggers else 0,
             )
             if self._writing
             else None
@@ -338,7 +341,14 @@ class Hypernet(AdapterNetwork):
             gate = gate * keep[:, None, None]
         strength = gate[..., None] * config.scale  # (T, slots, 1, 1)
         mix_b = mix_b * strength
-        words = self._words(hidden, strength, task)
+        words: dict[int, Tensor] = {}
+        pointed = self._pointed(hidden, task)
+        if pointed is not None:
+            columns = (pointed.directions * strength[:, self._writing]).transpose(2, 3)
+            words = dict(zip(self._writing, columns.unbind(1), strict=True))  # (T, out, r) each
+            if pointed.triggers is not None:
+                places = torch.tensor(self._writing, device=mix_a.device)
+                mix_a = mix_a.index_add(1, places, pointed.triggers)
         return [
             self._slot(slot, mix_a[:, slot], mix_b[:, slot], words.get(slot))
             for slot in range(shape[1])
@@ -348,23 +358,22 @@ class Hypernet(AdapterNetwork):
         """Returns whether a parameter is an atom or a static factor."""
         return name.startswith(("atoms", "static"))
 
-    def _words(self, hidden: Tensor, strength: Tensor, task: TaskInput | None) -> dict[int, Tensor]:
-        """Returns what the pointer adds to B, (T, out, r), by slot."""
+    def _pointed(self, hidden: Tensor, task: TaskInput | None) -> Pointed | None:
+        """Returns what the rows of the writing slots point at; None if there are no words."""
         if self.pointer is None or task is None or not task.words.shape[1]:
-            return {}
+            return None
         size = task.tokens.shape[-1]
         outputs = task.examples[..., size:] * math.sqrt(size)  # unit vectors
         texts = torch.cat([task.tokens, outputs], dim=1)  # (T, L + k, embedding)
         places = task.word_places[..., None].expand(-1, -1, size)
-        found = self.pointer(
+        found: Pointed = self.pointer(
             hidden[:, self._writing],
             task.words,
             texts.gather(1, places),
             task.word_kinds,
             task.word_mask,
         )
-        columns = (found * strength[:, self._writing]).transpose(2, 3)  # (T, slots, out, r)
-        return dict(zip(self._writing, columns.unbind(1), strict=True))
+        return found
 
     def _slot(self, slot: int, mix_a: Tensor, mix_b: Tensor, words: Tensor | None) -> LoraBatch:
         tasks = mix_a.shape[0]

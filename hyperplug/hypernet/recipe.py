@@ -191,6 +191,7 @@ def _network_config(
         generated_rank=options.generated_rank,
         atoms=options.atoms,
         word_size=corpus.word_size if options.words and options.generated_rank else 0,
+        word_triggers=True,
         **shared,
     )
     if options.network == "hypernet":

@@ -253,15 +253,19 @@ class Trainer:
             noise = torch.randn(values.shape, generator=generator)
             return values + self.config.noise * spread * noise
 
-        def shown(mask: Tensor, dropout: float) -> Tensor:
-            return mask & (torch.rand(mask.shape, generator=generator) > dropout)
+        def shown(shape: Sequence[int], dropout: float) -> Tensor:
+            return torch.rand(tuple(shape), generator=generator) > dropout
 
+        tokens_shown = shown(task.token_mask.shape, self.config.token_dropout)
+        tasks, places = task.token_mask.shape[0], task.token_mask.shape[1]
+        places += task.example_mask.shape[1]
+        words_shown = shown((tasks, places), self.config.word_dropout)
         return replace(
             task,
             pooled=noisy(task.pooled),
-            tokens=noisy(task.tokens),
-            token_mask=shown(task.token_mask, self.config.token_dropout),
-            word_mask=shown(task.word_mask, self.config.word_dropout),
+            tokens=noisy(task.tokens) * tokens_shown[..., None],
+            token_mask=task.token_mask & tokens_shown,
+            word_mask=task.word_mask & words_shown.gather(1, task.word_places),
         )
 
     def _groups(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ at them can put words into an adapter that no training task had as an answer.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +26,9 @@ FIRST, CONTINUED, SPACED = range(3)
 OF_EXAMPLES = 3
 _MAX_WORDS = 80
 _MAX_TOKENS_A_WORD = 4
-_WORD = re.compile(r"\S+")
-_MARKS = "\"'`.,:;!?()[]{}<>*“”‘’«»"
+_WORD = re.compile(r"[^\s/,:;|=()\[\]{}<>\"“”«»]+")
+_MARKS = "'`.!?*‘’"
+_BLANK = " ▁Ġ"
 _OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight\Z")
 _INPUT = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|word_embeddings)\.weight\Z")
 
@@ -110,6 +112,7 @@ class Vocabulary:
             return [Spelling(ids=(), kinds=(), places=()) for _ in texts]
         spaced = [f" {word}" for word in distinct]
         ids = self._tokenizer([*distinct, *spaced], add_special_tokens=False)["input_ids"]
+        ids = [self._without_blanks(tokens) for tokens in ids]
         items = {
             word: _items(bare, after_space)
             for word, bare, after_space in zip(
@@ -124,6 +127,11 @@ class Vocabulary:
             )
             for words in found
         ]
+
+    def _without_blanks(self, ids: Sequence[int]) -> list[int]:
+        """Returns the tokens less leading ones that are a space and nothing else."""
+        spelled = self._tokenizer.convert_ids_to_tokens
+        return [*itertools.dropwhile(lambda id_: not spelled(id_).strip(_BLANK), ids)]
 
     def _rows(self, ids: Sequence[int]) -> NDArray[np.float16]:
         rows = self._table[torch.tensor(ids, dtype=torch.long)].float()
@@ -192,9 +200,11 @@ def _words(text: str, offsets: NDArray[np.int32] | None) -> list[tuple[str, int]
 
 def _items(bare: Sequence[int], after_space: Sequence[int]) -> list[tuple[int, int]]:
     """Returns the tokens of a word with their kinds."""
-    first, *rest = bare[:_MAX_TOKENS_A_WORD]
-    items = [(first, FIRST), *((id_, CONTINUED) for id_ in rest)]
-    return [*items, (after_space[0], SPACED)] if after_space[0] != first else items
+    kinds = [FIRST, *[CONTINUED] * _MAX_TOKENS_A_WORD]
+    items = list(zip(bare[:_MAX_TOKENS_A_WORD], kinds, strict=False))
+    if after_space and after_space[0] not in bare[:1]:
+        items.append((after_space[0], SPACED))
+    return items
 
 
 def _output_embedding(folder: Path) -> Tensor | None:

@@ -91,6 +91,7 @@ def config(base: BaseModel, modules: tuple[str, ...]) -> HypernetConfig:
         latents=2,
         encoder_layers=1,
         word_size=32,
+        word_triggers=True,
     )
 
 
