@@ -15,7 +15,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,7 @@ NETWORKS = {
 @click.option("--trials", default=9, show_default=True, help="At most so many an arm.")
 @click.option("--networks", default=",".join(NETWORKS), show_default=True)
 @click.option("--seeds", default="0", show_default=True)
+@click.option("--hypernet", type=click.Path(path_type=Path), help="Measure this one as ours.")
 @click.option("--only-train", is_flag=True)
 @click.option("--limit-examples", default=6, show_default=True, help="Asked of a test task.")
 def main(
@@ -82,20 +83,45 @@ def main(
     trials: int,
     networks: str,
     seeds: str,
+    hypernet: Path | None,
     only_train: bool,
     limit_examples: int,
 ) -> None:
     """Trains, tunes and measures the arms."""
+    splits = {name: split(tasks, name) for name in ("train", "validation", "test")}
     chosen = networks.split(",")
-    for corpus in dict.fromkeys(NETWORKS[name].corpus for name in chosen):
+    likes = [NETWORKS[name].like or name for name in chosen]
+    for corpus in dict.fromkeys(NETWORKS[name].corpus for name in [*chosen, *likes]):
         prepared = out / f"{corpus}.prepared"
         if not prepared.is_file():
             run("prepare-tasks", "--tasks", tasks, "--out", prepared, *CORPORA[corpus])
     for name, seed in itertools.product(chosen, seeds.split(",")):
         setting = best(name, out, sweep_steps=sweep_steps, trials=trials)
-        train(name, out / f"{name}-{seed}", out, setting=setting, steps=steps, seed=seed)
-    if not only_train:
-        measure(tasks, out, limit_examples=limit_examples)
+        train(name, out / f"{name}-{steps}-{seed}", out, setting=setting, steps=steps, seed=seed)
+    if only_train:
+        return
+    banks = single_loras(splits, out, limit_examples=limit_examples)
+    for seed in seeds.split(","):
+        trained = {name: out / f"{name}-{steps}-{seed}.safetensors" for name in chosen}
+        if hypernet is not None:
+            trained["hypernet"] = hypernet
+        for t2l in [name for name in chosen if name.startswith("t2l")] or [""]:
+            files = {**trained, "t2l": trained.get(t2l)}
+            measure(
+                splits,
+                out,
+                files=files | banks,
+                name=f"test-{t2l or 'ours'}-{seed}",
+                limit_examples=limit_examples,
+            )
+
+
+def split(tasks: Path, name: str) -> Path:
+    """Returns the corpus's file of that split; ends with an error if there is none."""
+    found = [path for path in sorted(tasks.iterdir()) if path.name.startswith(f"{name}.")]
+    if not found:
+        raise click.UsageError(f"{tasks} has no {name} split")
+    return found[0]
 
 
 def best(name: str, out: Path, *, sweep_steps: int, trials: int) -> tuple[float, float]:
@@ -132,7 +158,8 @@ def train(
     rate, scale = setting
     run(
         *("train-hypernet", "--tasks", out / f"{network.corpus}.prepared", "--out", file),
-        *("--steps", steps, "--evaluate-every", steps, "--seed", seed, "--compiled", "on"),
+        *("--steps", steps, "--evaluate-every", max(20, steps // 8), "--seed", seed),
+        *("--compiled", "on"),
         *("--learning-rate", rate, "--scale", scale, *network.shape),
         *("--cache-dir", out / "states", "--cache-gib", 14),
     )
@@ -145,31 +172,38 @@ def validation_loss(trial: Path) -> float:
         return min(float(row["matched"]) for row in csv.DictReader(file))
 
 
-def measure(tasks: Path, out: Path, *, limit_examples: int) -> None:
-    """Trains the LoRAs of single tasks and evaluates all arms on the test split."""
-    test = next(path for path in sorted(tasks.iterdir()) if path.name.startswith("test."))
-    train_file = next(path for path in sorted(tasks.iterdir()) if path.name.startswith("train."))
-    oracle, bank = out / "oracle.safetensors", out / "loras.safetensors"
-    shared = ("--hold-out", limit_examples)
+def single_loras(
+    splits: Mapping[str, Path], out: Path, *, limit_examples: int
+) -> dict[str, Path | None]:
+    """Returns the LoRAs of single tasks, trained unless they are there: the test tasks' own,
+    and those of the training tasks nearest to them."""
+    oracle, bank = out / f"oracle-{limit_examples}.safetensors", out / "loras.safetensors"
     if not oracle.is_file():
-        limits = ("--per-family", "--include-noncommercial")
-        run("train-loras", "--tasks", test, "--out", oracle, *limits, *shared)
+        limits = ("--include-noncommercial", "--hold-out", limit_examples)
+        run("train-loras", "--tasks", splits["test"], "--out", oracle, *limits)
     if not bank.is_file():
-        like = ("--like", test, "--neighbours", 1, "--per-family")
-        run("train-loras", "--tasks", train_file, "--out", bank, *like)
-    files = {
-        "--hypernet": out / "hypernet-0.safetensors",
-        "--static": out / "static-0.safetensors",
-        "--static-prompt": out / "static-prompt-0.safetensors",
-        "--t2l": out / "t2l-0.safetensors",
-        "--oracle": oracle,
-        "--loras": bank,
-        "--train-tasks": train_file,
-    }
-    given = [item for pair in files.items() if pair[1].is_file() for item in pair]
-    limits = ("--limit-examples", limit_examples, "--dtype", "auto")
-    result = ("--json", out / "test.json", "--report", out / "report")
-    run("evaluate", "--tasks", test, "--arms", "all", *given, *limits, *result)
+        like = ("--like", splits["test"], "--neighbours", 3)
+        run("train-loras", "--tasks", splits["train"], "--out", bank, *like)
+    return {"oracle": oracle, "loras": bank}
+
+
+def measure(
+    splits: Mapping[str, Path],
+    out: Path,
+    *,
+    files: Mapping[str, Path | None],
+    name: str,
+    limit_examples: int,
+) -> None:
+    """Evaluates all arms that have what they need on the test split."""
+    given: list[object] = ["--train-tasks", splits["train"]]
+    for option in ("hypernet", "static", "static-prompt", "t2l", "oracle", "loras"):
+        if files.get(option) is not None:
+            given += [f"--{option}", files[option]]
+    limits = ("--limit-examples", limit_examples, "--dtype", "auto", "--seed", 0, "--unrelated")
+    result = ("--json", out / f"{name}.json", "--answers", out / f"{name}.jsonl")
+    report = ("--report", out / "report")
+    run("evaluate", "--tasks", splits["test"], "--arms", "all", *given, *limits, *result, *report)
 
 
 def run(*arguments: object) -> None:

@@ -22,14 +22,14 @@ from hyperplug.config import load_settings
 from hyperplug.evaluation.machine import hardware, versions
 from hyperplug.hypernet.forecast import floor_tokens_per_second, matrix_rate
 from hyperplug.hypernet.loading import load_frozen, pick_device, pick_dtype, weights_bytes
-from hyperplug.hypernet.model import HypernetConfig
+from hyperplug.hypernet.options import TrainingOptions
 from hyperplug.hypernet.prepare import choose_modules
-from hyperplug.hypernet.prepared import PreparedCorpus, load_prepared
+from hyperplug.hypernet.prepared import load_prepared
+from hyperplug.hypernet.recipe import network_config
 from hyperplug.hypernet.states import LowerStates
 from hyperplug.hypernet.train import TrainConfig, Trainer
 
 _WARM_STEPS = 3
-_TOP_LAYERS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,19 +52,21 @@ def main(tasks: Path, steps: int, compiled: bool, device: str, out: Path | None)
     dtype = pick_dtype("auto", where)
     settings = load_settings()
     base = resolve_base(settings.base, cache=settings.cache)
-    modules = choose_modules(base.spec, top_layers=_TOP_LAYERS)
+    options = TrainingOptions(tasks=tasks, out=tasks.with_suffix(".safetensors"))
+    modules = choose_modules(base.spec, top_layers=options.top_layers)
     frozen = load_frozen(base, modules, device=where, dtype=dtype)
     corpus = load_prepared(tasks)
+    keeps = frozen.can_split and where.type == "cpu"
     rates = [matrix_rate(where, dtype)]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             config=TrainConfig(steps=10**6, compiled=compiled),
-            network=_shape(corpus, modules, base.spec.module_shapes),
+            network=network_config(options, base.spec, corpus, modules),
             base=frozen,
             train=corpus.train,
             validation=(),
             out=Path(folder) / "network.safetensors",
-            states=LowerStates(frozen, budget_bytes=2**33) if frozen.can_split else None,
+            states=LowerStates(frozen, budget_bytes=2**33) if keeps else None,
         )
         _warm(trainer, steps)
         first = _tokens_per_second(trainer, start=_WARM_STEPS, steps=steps)
@@ -84,17 +86,6 @@ def main(tasks: Path, steps: int, compiled: bool, device: str, out: Path | None)
     click.echo(text)
     if out is not None:
         out.write_text(f"{text}\n")
-
-
-def _shape(corpus: PreparedCorpus, modules: tuple[str, ...], shapes: dict) -> HypernetConfig:  # type: ignore[type-arg]
-    return HypernetConfig(
-        base_fingerprint=corpus.base_fingerprint,
-        embedder_id=corpus.embedder_id,
-        embedding_size=corpus.embedding_size,
-        target_modules=modules,
-        in_features=tuple(shapes[path].in_features for path in modules),
-        out_features=tuple(shapes[path].out_features for path in modules),
-    )
 
 
 def _warm(trainer: Trainer, steps: int) -> None:

@@ -66,7 +66,7 @@ def run_benchmark(
     check_options(options)
     subject = choose_subject(options, progress.say)
     artefacts = _load(options, settings, embedder=embedder, progress=progress)
-    subject.check_oracle(artefacts.banks.get("oracle"))
+    subject.check_oracle(artefacts.banks.get("oracle"), options)
     progress.say(f"Loading base model {artefacts.base.spec.id}")
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)

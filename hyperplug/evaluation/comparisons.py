@@ -190,7 +190,7 @@ def differences(
 def gaps(tasks: Sequence[TaskScores], arms: Sequence[str], *, seed: int) -> dict[str, Estimate]:
     """Returns (arm - base) / (oracle - base) over the oracle's tasks, by arm.
 
-    An arm is left out if the oracle is no better than the base model there.
+    None if the oracle is not better than the base model beyond doubt.
     """
     if not {"base", "oracle"} <= set(arms):
         return {}
@@ -206,11 +206,10 @@ def gaps(tasks: Sequence[TaskScores], arms: Sequence[str], *, seed: int) -> dict
         for arm, wanted in GAPS.items()
         if arm in arms
     }
-    return {
-        arm: estimate
-        for arm, estimate in found.items()
-        if estimate is not None and np.isfinite([estimate.mean, estimate.low, estimate.high]).all()
-    }
+    room = _estimate(tasks, ("oracle", "base"), lambda means: means[0] - means[1], seed=seed)
+    if room is None or room.low <= 0:  # else some resamples divide by nothing or less
+        return {}
+    return {arm: estimate for arm, estimate in found.items() if estimate is not None}
 
 
 def _estimate(

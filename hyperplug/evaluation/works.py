@@ -42,12 +42,24 @@ class Subject:
     tasks: tuple[CorpusTask, ...]
     conditions: Conditions
 
-    def check_oracle(self, bank: LoraBank | None) -> None:
-        """Raises ConfigError if there are LoRAs for the oracle, but none of these tasks."""
-        if bank is not None and not {task.id for task in self.tasks} & set(bank.ids):
+    def check_oracle(self, bank: LoraBank | None, options: BenchmarkOptions) -> None:
+        """Raises ConfigError unless the oracle's LoRAs are of these tasks, and were trained
+        without the examples that are asked."""
+        if bank is None:
+            return
+        limit = options.limit_examples
+        again = f"hyperplug train-loras --tasks THESE_TASKS --hold-out {limit or 'N'}"
+        if not {task.id for task in self.tasks} & set(bank.ids):
             raise ConfigError(
                 "the oracle's LoRAs are of none of the measured tasks",
-                hint="train them with: hyperplug train-loras --tasks THESE_TASKS --hold-out N",
+                hint=f"train them with: {again}",
+            )
+        spared = (bank.training.get("hold_out"), bank.training.get("seed"))
+        if limit is None or spared != (limit, options.seed):
+            raise ConfigError(
+                f"the oracle's LoRAs spared {spared[0] or 'no'} examples of seed {spared[1]}, "
+                f"and {limit or 'all'} of seed {options.seed} are asked",
+                hint=f"give --limit-examples and --seed as to train-loras; or: {again}",
             )
 
 

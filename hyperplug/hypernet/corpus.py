@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from hyperplug.basemodel import BaseModel, resolve_base
@@ -126,9 +126,23 @@ def _load(options: CorpusOptions, base: BaseModel) -> PreparedCorpus:
             f"{options.tasks} was prepared for another base model than {base.spec.id}",
             hint="make it again with: hyperplug prepare-tasks",
         )
+    _refuse_other_settings(options, corpus)
     origins = list(dict.fromkeys(_origin(task) for task in corpus.train))
     kept = set(drawn(origins, options.limit_tasks, seed=options.seed))
     return replace(corpus, train=tuple(t for t in corpus.train if _origin(t) in kept))
+
+
+def _refuse_other_settings(options: CorpusOptions, corpus: PreparedCorpus) -> None:
+    """Raises ConfigError for options that come too late for a prepared file."""
+    defaults = {field.name: field.default for field in fields(CorpusOptions)}
+    for name in ("validation", *_RECORDED):
+        wanted = getattr(options, name)
+        made = corpus.settings.get(name, defaults[name])
+        if name != "seed" and wanted not in (defaults[name], made):
+            raise ConfigError(
+                f"{options.tasks} was prepared with {name} {made}, not {wanted}",
+                hint=f"give --{name.replace('_', '-')} to: hyperplug prepare-tasks",
+            )
 
 
 def _origin(task: PreparedTask) -> str:

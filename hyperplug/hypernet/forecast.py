@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hyperplug.basemodel import BaseModel
+from hyperplug.hypernet.frozen import layer_index
 from hyperplug.hypernet.loading import weights_bytes
 from hyperplug.hypernet.networks import NetworkConfig, count_parameters
 from hyperplug.hypernet.train import TrainConfig
@@ -71,7 +72,7 @@ def forecast(
         steps = min(config.steps, int(60 * config.minutes / seconds_a_step))
     else:
         steps = config.steps
-    layers = len({path.split(".")[2] for path in network.target_modules})
+    layers = len({layer_index(path) for path in network.target_modules})
     width = max(network.in_features)
     activations = int(rows * mean_tokens * layers * width * _KEPT_WIDTHS * dtype.itemsize)
     return Forecast(

@@ -38,8 +38,10 @@ class FrozenBase:
             module.register_forward_hook(self._hook(slot))
         self._decoder: Any = getattr(model, str(getattr(model, "base_model_prefix", "model")))
         self.split = min(layer_index(path) for path in target_modules)
-        self._lower = _part(self._decoder, slice(0, self.split), last=False)
-        self._upper = _part(self._decoder, slice(self.split, None), last=True)
+        layered = hasattr(self._decoder, "layers")
+        if layered:
+            self._lower: Any = _part(self._decoder, slice(0, self.split), last=False)
+            self._upper: Any = _part(self._decoder, slice(self.split, None), last=True)
         self.hidden_size = int(model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
         self._run: Any = self._run_adapted
         self._head = LogitHead(model)
@@ -48,7 +50,8 @@ class FrozenBase:
         # Models that mix sliding and full attention find a layer's kind by its index, which
         # the upper part would count from 0.
         kinds = set(getattr(model.config, "layer_types", None) or ())
-        self.can_split = self.split > 0 and len(kinds) <= 1 and self._split_is_exact()
+        alike = layered and len(kinds) <= 1
+        self.can_split = alike and self.split > 0 and self._split_is_exact()
 
     @contextlib.contextmanager
     def adapted(self, loras: list[LoraBatch]) -> Iterator[None]:

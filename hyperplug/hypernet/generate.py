@@ -38,7 +38,11 @@ class Generator:
         self, checkpoint: Checkpoint, *, embedder: Embedder, vocabulary: Vocabulary | None = None
     ) -> None:
         if checkpoint.network.reads_words and vocabulary is None:
-            raise ValueError("this hypernetwork reads words: give the base model's vocabulary")
+            raise CheckpointError(
+                "this hypernetwork reads words, and the base model keeps no vocabulary that "
+                "hyperplug knows",
+                hint="train one with: hyperplug train-hypernet --no-words",
+            )
         self._vocabulary = vocabulary
         self.spec: HypernetSpec = checkpoint.spec
         self.thresholds: Thresholds = checkpoint.thresholds

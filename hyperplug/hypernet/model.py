@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperplug.hypernet.pointing import Pointed, WordPointer
+from hyperplug.hypernet.pointing import WordPointer
 
 # Keeps the gates from closing in the first steps, when the generated part is mostly noise.
 _GATE_SLOPE = 0.1
@@ -44,7 +44,6 @@ class HypernetConfig:
         latents: queries with which the task encoder reads its input.
         scale: multiplier of both parts, folded into B on export.
         word_size: length of the words' vectors; 0 for a network that reads no words.
-        word_triggers: whether the meaning of words shapes A.
     """
 
     base_fingerprint: str
@@ -61,7 +60,6 @@ class HypernetConfig:
     encoder_layers: int = 2
     scale: float = 2.0
     word_size: int = 0
-    word_triggers: bool = False
 
     @property
     def rank(self) -> int:
@@ -270,7 +268,6 @@ class Hypernet(AdapterNetwork):
                 embedding=config.embedding_size,
                 words=config.word_size,
                 rank=config.generated_rank,
-                atoms=config.atoms if config.word_triggers else 0,
             )
             if self._writing
             else None
@@ -344,11 +341,8 @@ class Hypernet(AdapterNetwork):
         words: dict[int, Tensor] = {}
         pointed = self._pointed(hidden, task)
         if pointed is not None:
-            columns = (pointed.directions * strength[:, self._writing]).transpose(2, 3)
+            columns = (pointed * strength[:, self._writing]).transpose(2, 3)
             words = dict(zip(self._writing, columns.unbind(1), strict=True))  # (T, out, r) each
-            if pointed.triggers is not None:
-                places = torch.tensor(self._writing, device=mix_a.device)
-                mix_a = mix_a.index_add(1, places, pointed.triggers)
         return [
             self._slot(slot, mix_a[:, slot], mix_b[:, slot], words.get(slot))
             for slot in range(shape[1])
@@ -358,15 +352,16 @@ class Hypernet(AdapterNetwork):
         """Returns whether a parameter is an atom or a static factor."""
         return name.startswith(("atoms", "static"))
 
-    def _pointed(self, hidden: Tensor, task: TaskInput | None) -> Pointed | None:
-        """Returns what the rows of the writing slots point at; None if there are no words."""
+    def _pointed(self, hidden: Tensor, task: TaskInput | None) -> Tensor | None:
+        """Returns what the rows of the writing slots point at, (T, slots, r, out); None if
+        there are no words."""
         if self.pointer is None or task is None or not task.words.shape[1]:
             return None
         size = task.tokens.shape[-1]
         outputs = task.examples[..., size:] * math.sqrt(size)  # unit vectors
         texts = torch.cat([task.tokens, outputs], dim=1)  # (T, L + k, embedding)
         places = task.word_places[..., None].expand(-1, -1, size)
-        found: Pointed = self.pointer(
+        found: Tensor = self.pointer(
             hidden[:, self._writing],
             task.words,
             texts.gather(1, places),

@@ -5,6 +5,7 @@ The defaults are those with which the checkpoint that comes with hyperplug was t
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ from hyperplug.hypernet.prepared import SUFFIX, PreparedCorpus
 from hyperplug.hypernet.states import LowerStates, states_file
 from hyperplug.hypernet.text_to_lora_shape import TextToLoraConfig, Variant, matched_size
 from hyperplug.hypernet.train import Report, TrainConfig, Trainer
-from hyperplug.hypernet.workers import join_workers
+from hyperplug.hypernet.workers import join_workers, own_device
 
 _UNLIMITED_STEPS = 10**6
 # So many tasks tell how long the sequences of a corpus are.
@@ -75,7 +76,7 @@ def train_hypernet(
         TrainingError: if training cannot start or go on.
     """
     check_options(options)
-    device = pick_device(options.device)
+    device = own_device(pick_device(options.device))
     workers = join_workers(device, tasks=options.tasks_per_step)
     progress = progress if progress and workers.is_first else TrainingProgress()
     base = resolve_base(settings.base, cache=settings.cache, progress=progress.say)
@@ -88,16 +89,21 @@ def train_hypernet(
     progress.say(f"Loading base model {base.spec.id}")
     dtype = pick_dtype(options.dtype, device)
     frozen = load_frozen(base, modules, device=device, dtype=dtype)
-    with _plain_failures(options.out):
+    with contextlib.ExitStack() as stack:
+        states = _lower_states(options, frozen, base, workers.rank)
+        if states is not None:
+            stack.callback(states.close)
+        stack.enter_context(_plain_failures(options.out))
         trainer = Trainer(
             config=_train_config(options),
-            network=_network_config(options, base.spec, corpus, modules),
+            network=network_config(options, base.spec, corpus, modules),
             base=frozen,
             train=corpus.train,
             validation=corpus.validation,
             out=options.out,
-            states=_lower_states(options, frozen, base, workers.rank),
+            states=states,
             workers=workers,
+            corpus=corpus.settings,
         )
         trainer.run(progress.stepped)
     return load_checkpoint(options.out)
@@ -124,7 +130,7 @@ def forecast_training(
     sizes = [len(s) for task in corpus.train for s in task.sequences]
     return forecast(
         base,
-        _network_config(options, base.spec, corpus, modules),
+        network_config(options, base.spec, corpus, modules),
         _train_config(options),
         mean_tokens=sum(sizes) / len(sizes),
         cache_bytes=int(options.cache_gib * 2**30) if device.type == "cpu" else 0,
@@ -173,9 +179,10 @@ def _should_compile(wanted: str, config: TrainConfig) -> bool:
     return long and any(shutil.which(name) for name in ("g++", "clang++"))
 
 
-def _network_config(
+def network_config(
     options: TrainingOptions, base: BaseModelSpec, corpus: PreparedCorpus, modules: tuple[str, ...]
 ) -> NetworkConfig:
+    """Returns the shape of the network that the options ask for."""
     shapes = [base.module_shapes[path] for path in modules]
     shared: dict[str, Any] = {
         "base_fingerprint": base.fingerprint,
@@ -191,7 +198,6 @@ def _network_config(
         generated_rank=options.generated_rank,
         atoms=options.atoms,
         word_size=corpus.word_size if options.words and options.generated_rank else 0,
-        word_triggers=True,
         **shared,
     )
     if options.network == "hypernet":

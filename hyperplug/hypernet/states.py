@@ -6,6 +6,7 @@ disk it also serves the next run on the same base model: comparators, curves, a 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import struct
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyperplug.errors import ConfigError
 from hyperplug.hypernet.data import TokenSequence
 from hyperplug.hypernet.frozen import FrozenBase
 
@@ -63,6 +65,11 @@ class LowerStates:
                 self._put(digests[row], state[:size])
         return out.to(self._base.device)
 
+    def close(self) -> None:
+        """Lets go of the files."""
+        self._data.close()
+        self._index.close()
+
     def _get(self, digest: bytes) -> Tensor:
         offset, size = self._places[digest]
         raw = bytearray(os.pread(self._data.fileno(), size, offset))
@@ -99,14 +106,24 @@ def states_file(folder: Path, base: FrozenBase, *, fingerprint: str) -> Path:
 
 
 def _open(file: Path | None) -> tuple[IO[bytes], IO[bytes]]:
-    """Returns the open data and index files."""
+    """Returns the open data and index files. Raises ConfigError if another run has them open."""
     if file is None:
         return tempfile.TemporaryFile(), tempfile.TemporaryFile()
     file.parent.mkdir(parents=True, exist_ok=True)
     index = file.with_suffix(".index")
     for path in (file, index):
         path.touch()
-    return file.open("r+b", buffering=0), index.open("r+b", buffering=0)
+    opened = file.open("r+b", buffering=0), index.open("r+b", buffering=0)
+    try:
+        fcntl.flock(opened[1], fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when it is closed
+    except BlockingIOError as exc:
+        for one in opened:
+            one.close()
+        raise ConfigError(
+            f"another run uses the cache in {file.parent}",
+            hint="wait for it, or name another folder with --cache-dir",
+        ) from exc
+    return opened
 
 
 def _digest(sequence: TokenSequence) -> bytes:

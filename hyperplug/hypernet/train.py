@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import hashlib
+import itertools
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,7 @@ class Trainer:
         out: Path,
         states: LowerStates | None = None,
         workers: Workers | None = None,
+        corpus: Mapping[str, Any] | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config = config
@@ -113,6 +116,7 @@ class Trainer:
         self.shape = network
         self._train, self._validation = train, validation
         self._workers = workers or Workers()
+        self._corpus = dict(corpus or {})
         self.sampler = Sampler(train, sampling=config.sampling, seed=config.seed)
         self._losses = AnswerLoss(base, states=states)
         if config.compiled:
@@ -143,11 +147,6 @@ class Trainer:
         while self.progress() < 1:
             elapsed = before + time.monotonic() - started
             loss = self._train_step(elapsed)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} at step {self.step}",
-                    hint="lower --learning-rate; the last saved state is kept",
-                )
             now = time.monotonic()
             tokens = self._workers.count * (self._losses.tokens - begun)
             speed = tokens / (now - started)
@@ -209,6 +208,7 @@ class Trainer:
             "validation": _finite(self._best_row()),
             "hardware": threads if on_cpu else torch.cuda.get_device_name(),
             "recipe": asdict(self.config),
+            "corpus": self._corpus,
         }
 
     # -- one step -----------------------------------------------------------------
@@ -239,7 +239,12 @@ class Trainer:
         mean, self.elapsed_seconds = self._workers.average(
             gradients, float(loss.detach()), elapsed_seconds
         )
-        torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_norm, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_norm, foreach=True)
+        if not math.isfinite(mean) or not torch.isfinite(norm):
+            raise TrainingError(
+                f"the loss is {mean}, its gradient {float(norm)}, at step {self.step}",
+                hint="lower --learning-rate; the last saved state is kept",
+            )
         self._optimizer.step()
         self.step += 1
         self._update_average()
@@ -355,7 +360,13 @@ class Trainer:
         """Returns what must be equal for a run to be gone on with; its length may differ."""
         ignored = ("steps", "minutes", "compiled", "evaluate_every", "save_every_seconds")
         recipe = {k: v for k, v in asdict(self.config).items() if k not in ignored}
-        return {"shape": self.shape.as_dict(), "recipe": recipe, "tasks": len(self._train)}
+        return {
+            "shape": self.shape.as_dict(),
+            "recipe": recipe,
+            "tasks": len(self._train),
+            "data": _data_digest(self._train, self._validation),
+            "corpus": self._corpus,
+        }
 
     def _report(self, loss: float, speed: float) -> Report:
         done = self.progress()
@@ -372,6 +383,14 @@ class Trainer:
 def _finite(row: dict[str, float]) -> dict[str, float]:
     """Returns the entries that JSON can hold."""
     return {name: value for name, value in row.items() if math.isfinite(value)}
+
+
+def _data_digest(*splits: Sequence[PreparedTask]) -> str:
+    """Returns a digest over tasks and sequences, in their order."""
+    hasher = hashlib.sha256()
+    for task in itertools.chain(*splits):
+        hasher.update(repr((task.id, [s.key for s in task.sequences])).encode())
+    return hasher.hexdigest()[:16]
 
 
 def keep_freed_memory() -> None:

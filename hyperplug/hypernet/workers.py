@@ -46,6 +46,14 @@ class Workers:
         return [float(number) for number in flat[len(flat) - len(numbers) :]]
 
 
+def own_device(device: torch.device) -> torch.device:
+    """Returns the GPU of this process where torchrun started several on a machine."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
 def join_workers(device: torch.device, *, tasks: int) -> Workers:
     """Returns this process's place among those that torchrun started; alone without it.
 
@@ -63,6 +71,8 @@ def join_workers(device: torch.device, *, tasks: int) -> Workers:
             f"{tasks} tasks a step cannot be shared among {count} processes",
             hint=f"start a number of processes that divides {tasks}",
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Workers(rank=dist.get_rank(), count=count)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from hyperplug.config import Settings
+from hyperplug.errors import ConfigError
 from hyperplug.evaluation import unrelated
 from hyperplug.evaluation.arms import ALL_ARMS, parse_arms
 from hyperplug.evaluation.benchmark import run_benchmark
@@ -31,6 +33,7 @@ class Everything:
 
     result: BenchmarkResult
     file: Path
+    settings: Settings
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def everything(world: World, tmp_path_factory: pytest.TempPathFactory) -> Everyt
         settings=world.settings,
         embedder=WordHashEmbedder(),
     )
-    return Everything(result=result, file=out)
+    return Everything(result=result, file=out, settings=world.settings)
 
 
 def test_every_arm_answers_every_task(everything: Everything) -> None:
@@ -182,5 +185,25 @@ def test_a_gap_is_a_ratio_of_means() -> None:
     ]
     found = only(gaps(tasks, ("base", "hypernet", "oracle"), seed=0))
     assert found.mean == pytest.approx((30 - 10) / (60 - 10)) and found.wanted == 0.60
-    useless = [scores("0", base=50.0, hypernet=40.0, oracle=50.0)]
-    assert gaps(useless, ("base", "hypernet", "oracle"), seed=0) == {}
+
+
+@pytest.mark.parametrize("oracle", [(50.0, 50.0), (40.0, 45.0), (10.0, 90.0)])
+def test_there_is_no_gap_without_a_better_oracle(oracle: tuple[float, float]) -> None:
+    tasks = [
+        scores(str(n), base=50.0, hypernet=40.0, oracle=score) for n, score in enumerate(oracle)
+    ]
+    assert gaps(tasks, ("base", "hypernet", "oracle"), seed=0) == {}
+
+
+def test_an_oracle_that_was_trained_on_the_questions_is_refused(everything: Everything) -> None:
+    for limit, seed in ((3, 0), (2, 1), (None, 0)):
+        options = BenchmarkOptions(
+            tasks=everything.file.with_name("tasks.jsonl"),
+            arms=parse_arms("oracle"),
+            oracle=everything.file.with_name("oracle.safetensors"),
+            limit_examples=limit,
+            seed=seed,
+        )
+        with pytest.raises(ConfigError, match="the oracle's LoRAs spared 2") as caught:
+            run_benchmark(options, settings=everything.settings, embedder=WordHashEmbedder())
+        assert "--hold-out" in caught.value.hint

@@ -91,7 +91,6 @@ def config(base: BaseModel, modules: tuple[str, ...]) -> HypernetConfig:
         latents=2,
         encoder_layers=1,
         word_size=32,
-        word_triggers=True,
     )
 
 
@@ -102,14 +101,18 @@ def make_trainer(
     """Makes a trainer; keyword arguments change its configuration."""
 
     def make(
-        *, out: str = "hypernet.safetensors", cache_bytes: int = 0, **changes: object
+        *,
+        out: str = "hypernet.safetensors",
+        cache_bytes: int = 0,
+        validation: Sequence[PreparedTask] = prepared,
+        **changes: object,
     ) -> Trainer:
         return Trainer(
             config=replace(CONFIG, **changes),  # type: ignore[arg-type]
             network=config,
             base=frozen,
             train=prepared,
-            validation=prepared,
+            validation=validation,
             out=tmp_path / out,
             states=LowerStates(frozen, budget_bytes=cache_bytes) if cache_bytes else None,
         )

@@ -54,6 +54,21 @@ def test_lower_then_upper_equals_the_whole(family: str, tmp_path: Path) -> None:
     assert torch.allclose(whole, parts, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["opt", "falcon"])
+def test_other_decoders_are_adapted_whole(family: str, tmp_path: Path) -> None:
+    """They keep their layers elsewhere; nothing is computed ahead then."""
+    folder = base_folder(tmp_path / family, family=family)
+    base = BaseModel(folder=folder, spec=read_spec(folder))
+    modules = choose_modules(base.spec, top_layers=2)
+    frozen = load_frozen(base, modules, device=CPU, dtype=torch.float32)
+    assert not frozen.can_split
+    token_ids = torch.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        before = frozen.hidden(token_ids)
+        after = frozen.adapted_hidden(random_loras(frozen, modules, tasks=2), token_ids=token_ids)
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
 def test_rows_of_a_batch_get_their_own_task(frozen: FrozenBase, modules: tuple[str, ...]) -> None:
     token_ids = torch.arange(48).reshape(4, 12)
     loras = random_loras(frozen, modules, tasks=2)

@@ -177,6 +177,18 @@ def test_prepared_tasks_train_as_the_files_they_come_from(
     assert second == pytest.approx(first, rel=1e-3)
 
 
+@pytest.mark.parametrize("changes", [{"in_prompt": 1.0}, {"max_tokens": 50}, {"composed": 3}])
+def test_options_that_come_too_late_for_prepared_tasks(
+    options: TrainingOptions, base: BaseModel, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    file = tmp_path / "tasks.prepared"
+    where = settings(tmp_path, base=base.folder)
+    write_corpus(options, file, settings=where, embedder=WordHashEmbedder())
+    with pytest.raises(ConfigError, match="was prepared with") as caught:
+        train(replace(options, tasks=file, **changes), base, Recorder())
+    assert "prepare-tasks" in caught.value.hint
+
+
 @pytest.mark.parametrize("network", ["text-to-lora-l", "text-to-lora-matched"])
 def test_text_to_lora_is_trained_and_used_alike(
     options: TrainingOptions, base: BaseModel, network: str

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from hyperplug.errors import ConfigError
 from hyperplug.hypernet.batches import pad
 from hyperplug.hypernet.data import TokenSequence
 from hyperplug.hypernet.frozen import FrozenBase
@@ -32,6 +34,7 @@ def test_kept_states_equal_fresh_ones(frozen: FrozenBase, tmp_path: Path) -> Non
             batch = states.batch(SEQUENCES, ids)
             for row, expected in zip(batch, fresh(frozen), strict=True):
                 assert torch.allclose(row[: len(expected)], expected, atol=1e-6)
+        states.close()
     assert file.stat().st_size == 7 * frozen.hidden_size * 4
 
 
@@ -45,7 +48,9 @@ def test_without_budget_nothing_is_kept(frozen: FrozenBase, tmp_path: Path) -> N
 def test_a_record_cut_off_by_a_kill_is_dropped(frozen: FrozenBase, tmp_path: Path) -> None:
     file = tmp_path / "base.states"
     ids = pad(SEQUENCES).token_ids
-    LowerStates(frozen, budget_bytes=10**6, file=file).batch(SEQUENCES, ids)
+    states = LowerStates(frozen, budget_bytes=10**6, file=file)
+    states.batch(SEQUENCES, ids)
+    states.close()
     with file.open("r+b") as data:
         data.truncate(6 * frozen.hidden_size * 4)
     with file.with_suffix(".index").open("ab") as index:
@@ -53,3 +58,14 @@ def test_a_record_cut_off_by_a_kill_is_dropped(frozen: FrozenBase, tmp_path: Pat
     batch = LowerStates(frozen, budget_bytes=10**6, file=file).batch(SEQUENCES, ids)
     for row, expected in zip(batch, fresh(frozen), strict=True):
         assert torch.allclose(row[: len(expected)], expected, atol=1e-6)
+
+
+def test_two_runs_never_share_a_file(frozen: FrozenBase, tmp_path: Path) -> None:
+    """Each would write where the other believes its own to be."""
+    file = tmp_path / "base.states"
+    first = LowerStates(frozen, budget_bytes=10**6, file=file)
+    with pytest.raises(ConfigError, match="another run") as caught:
+        LowerStates(frozen, budget_bytes=10**6, file=file)
+    assert "--cache-dir" in caught.value.hint
+    first.close()
+    LowerStates(frozen, budget_bytes=10**6, file=file).close()

@@ -105,6 +105,27 @@ def test_state_of_other_settings_is_refused(make_trainer: MakeTrainer) -> None:
         make_trainer(steps=2, seed=5).run()
 
 
+def test_state_of_other_data_is_refused(
+    make_trainer: MakeTrainer, prepared: Sequence[PreparedTask]
+) -> None:
+    run(make_trainer(steps=2))
+    other = make_trainer(steps=2, validation=prepared[:1])
+    with pytest.raises(TrainingError, match="other settings: data"):
+        other.run()
+
+
+def test_a_gradient_that_is_no_number_changes_no_weight(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(steps=5)
+    before = {name: p.clone() for name, p in trainer.network.named_parameters()}
+    nan = torch.tensor(float("nan"))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_, **__: nan)
+    with pytest.raises(TrainingError, match="gradient nan"):
+        trainer.run()
+    assert all(torch.equal(before[name], p) for name, p in trainer.network.named_parameters())
+
+
 def test_a_loss_that_is_no_number_stops_the_run(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(steps=50, learning_rate=1e30, warmup=0.0, save_every_seconds=-1.0)
     with pytest.raises(TrainingError, match="loss is") as caught:

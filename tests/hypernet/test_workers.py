@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hyperplug.errors import ConfigError
-from hyperplug.hypernet.workers import Workers, join_workers
+from hyperplug.hypernet.workers import Workers, join_workers, own_device
 from tests.miniature import base_folder, toy_corpus
 
 SCRIPT = """
@@ -77,6 +78,16 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
 
 def test_each_worker_has_its_share() -> None:
     assert [Workers(rank=rank, count=2).share(6) for rank in (0, 1)] == [slice(0, 3), slice(3, 6)]
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert own_device(cuda) == cuda
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device(cuda) == torch.device("cuda:3")
+    assert own_device(torch.device("cuda:1")) == torch.device("cuda:1")
+    assert own_device(cpu) == cpu
 
 
 def test_tasks_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
