@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperplug.errors import MissingExtraError
+from hyperplug.evaluation.tables import table
 from hyperplug.hypernet.checkpoint import write_atomically
 from hyperplug.hypernet.curves import Border, Pair, Probe, Source, harm_curve, risk_curve
 from hyperplug.hypernet.measuring import Calibration
@@ -70,18 +71,18 @@ def as_json(calibration: Calibration) -> str:
 def markdown(calibration: Calibration) -> str:
     """Returns the borders and the curves in steps of a tenth, as Markdown."""
     options, before = calibration.options, calibration.before
-    borders = _table(
+    borders = table(
         ("border", "value", "before", "why"),
         [
             _border_row("near", calibration.near, before.near),
             _border_row("support", calibration.support, before.support),
         ],
     )
-    near = _table(
+    near = table(
         ("similarity", "pairs", f"worse by over {options.margin:g}", "mean extra loss"),
         _bins(calibration.pairs, options.margin),
     )
-    support = _table(
+    support = table(
         ("source", "adapters", "harming", "generated for", "mean change of loss"),
         [_probe_row(source, calibration) for source in Source],
     )
@@ -245,8 +246,3 @@ def _rounded(entry: Any) -> dict[str, Any]:
         name: round(value, _DIGITS) if isinstance(value, float) else value
         for name, value in asdict(entry).items()
     }
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

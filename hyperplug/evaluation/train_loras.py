@@ -30,15 +30,15 @@ from hyperplug.evaluation.lora_tasks import (
 )
 from hyperplug.evaluation.loras import LoraBank, LoraRecord, joined, load_loras, save_loras
 from hyperplug.evaluation.machine import hardware
-from hyperplug.hypernet.frozen import FrozenBase
+from hyperplug.hypernet.batches import padded_length
+from hyperplug.hypernet.frozen import FrozenBase, can_compile
 from hyperplug.hypernet.loading import load_frozen, load_tokenizer, pick_device, pick_dtype
 from hyperplug.hypernet.losses import AnswerLoss
 from hyperplug.hypernet.options import unwritable
 from hyperplug.hypernet.prepare import choose_modules
-from hyperplug.hypernet.states import LowerStates
+from hyperplug.hypernet.states import keep_states
 from hyperplug.hypernet.train import keep_freed_memory
 
-_LENGTH_STEP = 48
 # A group is as long as this share of each task's sequences; padding to the longest of all
 # would cost more than the few that are left out.
 _LENGTH_SHARE = 0.8
@@ -144,7 +144,7 @@ class _Run:
             seed=options.seed,
         )
         self._partial = options.out.with_name(f".{options.out.name}.partial")
-        self._losses = AnswerLoss(frozen, states=self._states())
+        self._losses = AnswerLoss(frozen, states=keep_states(frozen, gib=options.cache_gib))
         self._compiled = False
 
     def train(self, tasks: Sequence[LoraTask], progress: LoraProgress) -> LoraBank:
@@ -214,19 +214,11 @@ class _Run:
             "include_noncommercial": options.include_noncommercial,
         }
 
-    def _states(self) -> LowerStates | None:
-        """Returns the store of the lower layers' output; a GPU is faster without."""
-        frozen, gib = self._frozen, self._options.cache_gib
-        if not frozen.can_split or not gib or frozen.device.type != "cpu":
-            return None
-        return LowerStates(frozen, budget_bytes=int(gib * 2**30))
-
     def _compile(self, *, missing: int) -> None:
         wanted = self._options.compiled
         steps = missing * self._recipe.steps
-        able = any(shutil.which(name) for name in ("g++", "clang++"))
         self._compiled = wanted == "on" or (
-            wanted == "auto" and able and steps >= _WORTH_COMPILING_STEPS
+            wanted == "auto" and can_compile() and steps >= _WORTH_COMPILING_STEPS
         )
         if self._frozen.device.type == "cpu":
             keep_freed_memory()
@@ -269,7 +261,7 @@ def grouped(tasks: Sequence[LoraTask], *, size: int) -> Iterator[TaskGroup]:
         yield TaskGroup(
             tasks=tuple(members),
             filled=(*members, *members[-1:] * (size - len(members))),
-            length=math.ceil(longest / _LENGTH_STEP) * _LENGTH_STEP,
+            length=padded_length(longest),
         )
 
 

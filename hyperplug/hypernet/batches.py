@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Sampler:
         self._buckets: dict[int, list[PreparedTask]] = {}
         for task in tasks:
             lengths = sorted(len(sequence) for sequence in task.sequences[task.conditioning :])
-            bucket = -(-lengths[len(lengths) // 2] // _LENGTH_STEP) * _LENGTH_STEP
+            bucket = padded_length(lengths[len(lengths) // 2])
             self._buckets.setdefault(bucket, []).append(task)
         self._merge_small(sampling.tasks)
 
@@ -116,6 +117,11 @@ class Sampler:
             longer = [other for other in sorted(self._buckets) if other > bucket]
             if longer and len(self._buckets[bucket]) < minimum:
                 self._buckets[longer[0]] += self._buckets.pop(bucket)
+
+
+def padded_length(size: int) -> int:
+    """Returns the length that a sequence is padded to: one of few, as each is compiled anew."""
+    return math.ceil(size / _LENGTH_STEP) * _LENGTH_STEP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,11 @@ def best_dtype(device: torch.device) -> torch.dtype:
     flags = Path("/proc/cpuinfo")
     text = flags.read_text(encoding="utf-8") if flags.is_file() else ""
     return torch.bfloat16 if "amx_bf16" in text else torch.float32
+
+
+def can_compile() -> bool:
+    """Returns whether there is the C++ compiler that torch.compile needs on a CPU."""
+    return any(shutil.which(name) for name in ("g++", "clang++"))
 
 
 def _part(decoder: Any, layers: slice, *, last: bool) -> Any:

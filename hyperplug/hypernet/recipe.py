@@ -6,7 +6,6 @@ The defaults are those with which the checkpoint that comes with hyperplug was t
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +23,7 @@ from hyperplug.hypernet.batches import Sampling
 from hyperplug.hypernet.checkpoint import Checkpoint, load_checkpoint
 from hyperplug.hypernet.corpus import PreparationProgress, prepare_corpus
 from hyperplug.hypernet.forecast import Forecast, forecast
-from hyperplug.hypernet.frozen import FrozenBase
+from hyperplug.hypernet.frozen import FrozenBase, can_compile
 from hyperplug.hypernet.loading import load_frozen, pick_device, pick_dtype
 from hyperplug.hypernet.model import HypernetConfig
 from hyperplug.hypernet.networks import NetworkConfig, count_parameters
@@ -36,7 +35,7 @@ from hyperplug.hypernet.options import (
 )
 from hyperplug.hypernet.prepare import choose_modules
 from hyperplug.hypernet.prepared import SUFFIX, PreparedCorpus
-from hyperplug.hypernet.states import LowerStates, states_file
+from hyperplug.hypernet.states import LowerStates, keep_states, states_file
 from hyperplug.hypernet.text_to_lora_shape import TextToLoraConfig, Variant, matched_size
 from hyperplug.hypernet.train import Report, TrainConfig, Trainer
 from hyperplug.hypernet.workers import join_workers, own_device
@@ -142,14 +141,11 @@ def forecast_training(
 def _lower_states(
     options: TrainingOptions, frozen: FrozenBase, base: BaseModel, rank: int
 ) -> LowerStates | None:
-    """Returns the store of the lower layers' output; a GPU is faster without."""
-    if not frozen.can_split or not options.cache_gib or frozen.device.type != "cpu":
-        return None
     file = None
     if options.cache_dir is not None:
         file = states_file(options.cache_dir, frozen, fingerprint=base.spec.fingerprint)
         file = file.with_stem(f"{file.stem}-{rank}") if rank else file
-    return LowerStates(frozen, budget_bytes=int(options.cache_gib * 2**30), file=file)
+    return keep_states(frozen, gib=options.cache_gib, file=file)
 
 
 def _train_config(options: TrainingOptions) -> TrainConfig:
@@ -176,7 +172,7 @@ def _should_compile(wanted: str, config: TrainConfig) -> bool:
     long = config.steps >= _WORTH_COMPILING_STEPS and not (
         0 < config.minutes < _WORTH_COMPILING_MINUTES
     )
-    return long and any(shutil.which(name) for name in ("g++", "clang++"))
+    return long and can_compile()
 
 
 def network_config(

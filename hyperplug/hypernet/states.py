@@ -99,6 +99,13 @@ class LowerStates:
                 self._end = max(self._end, offset + size)
 
 
+def keep_states(frozen: FrozenBase, *, gib: float, file: Path | None = None) -> LowerStates | None:
+    """Returns a store of so many GiB; None where it does not pay: a GPU is faster without."""
+    if not frozen.can_split or not gib or frozen.device.type != "cpu":
+        return None
+    return LowerStates(frozen, budget_bytes=int(gib * 2**30), file=file)
+
+
 def states_file(folder: Path, base: FrozenBase, *, fingerprint: str) -> Path:
     """Returns the file in `folder` for that base model, split and number format."""
     kind = str(base.dtype).removeprefix("torch.")

@@ -25,7 +25,7 @@ class TextToLoraConfig:
         target_modules: full paths of the adapted projections, in model order.
         in_features: their input sizes, in the same order; likewise `out_features`.
         rank: rank of the adapters; the paper's is 8.
-        scale: multiplier of the adapters; for the paper's see `paper_scale`.
+        scale: multiplier of the adapters; the paper's is `paper_scale`.
         variant: what the head gives at once, see the table in `text_to_lora`.
         latent_size: width of the residual blocks; half of it is the task code, a quarter
             each the embeddings of layer and type.
@@ -129,7 +129,7 @@ def kind_of_slots(kinds: tuple[Kind, ...]) -> tuple[int, ...]:
     return tuple(members[slot] for slot in range(len(members)))
 
 
-def count_parameters(config: TextToLoraConfig) -> int:
+def text_to_lora_parameters(config: TextToLoraConfig) -> int:
     """Returns how many parameters a network of that shape has, without making one."""
     size, head, variant = config.latent_size, config.head_size, config.variant
     wide, kinds = WIDENING * size, kinds_of(config)
@@ -172,6 +172,6 @@ def matched_size(config: TextToLoraConfig, *, parameters: int) -> TextToLoraConf
 
 
 def _fit_head(config: TextToLoraConfig, parameters: int) -> TextToLoraConfig:
-    fixed = count_parameters(replace(config, head_size=0))
-    cost = count_parameters(replace(config, head_size=1)) - fixed
+    fixed = text_to_lora_parameters(replace(config, head_size=0))
+    cost = text_to_lora_parameters(replace(config, head_size=1)) - fixed
     return replace(config, head_size=round((parameters - fixed) / cost))

@@ -18,11 +18,11 @@ from hyperplug.hypernet.text_to_lora import TextToLora
 from hyperplug.hypernet.text_to_lora_shape import (
     TextToLoraConfig,
     Variant,
-    count_parameters,
     depths_of,
     kinds_of,
     matched_size,
     paper_scale,
+    text_to_lora_parameters,
 )
 from tests.miniature import WordHashEmbedder
 
@@ -124,14 +124,14 @@ def parameters_of(config: TextToLoraConfig) -> int:
 def test_sizes_in_the_papers_setting(variant: Variant, parameters: int) -> None:
     """The paper states 55, 34 and 5 million."""
     config = replace(MISTRAL, variant=variant)
-    assert parameters_of(config) == count_parameters(config) == parameters
+    assert parameters_of(config) == text_to_lora_parameters(config) == parameters
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sizes_of_other_shapes(variant: Variant, small: TextToLoraConfig) -> None:
     for config in (small, SMOLLM):
         changed = replace(config, variant=variant, rank_places="learned")
-        assert parameters_of(changed) == count_parameters(changed)
+        assert parameters_of(changed) == text_to_lora_parameters(changed)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
