@@ -176,6 +176,8 @@ def _prepare(
         seed=options.seed,
     )
     tokenizer, vocabulary = load_tokenizer(base), load_vocabulary(base)
+    if vocabulary is None:
+        progress.say("No output embedding was found in the base model: words are left out")
     chosen = augment(
         tasks.train,
         composed_per_task=options.composed,

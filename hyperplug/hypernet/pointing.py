@@ -43,7 +43,16 @@ class WordPointer(nn.Module):
         self.turn = nn.Parameter(torch.zeros(words, words))
 
     def reset_parameters(self) -> None:
-        """Initialises so that nothing is written at first; sizes have live gradients."""
+        """Initialises so that nothing is written at first; sizes have live gradients.
+
+        | weight                   | start                        | why                            |
+        |--------------------------|------------------------------|--------------------------------|
+        | from_words, from_context | normal, output as the input  | words must differ from the ... |
+        | kinds                    | normal                       | ... start, and so must kinds   |
+        | key, query               | as PyTorch does              | a little of every word         |
+        | size                     | 0                            | nothing is written yet         |
+        | turn                     | 0, added to the identity     | a word's own direction first   |
+        """
         for linear in (self.from_words, self.from_context):
             nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
         nn.init.normal_(self.kinds)
