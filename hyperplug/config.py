@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ class Settings:
         hypernet: path of a hypernetwork checkpoint; None picks the shipped one.
         embedder: hub id, folder or packaged name of the text encoder.
         namespace: the tenant to work in.
+        actor: who works, for the registry's record.
     """
 
     home: Path
@@ -34,6 +37,7 @@ class Settings:
     hypernet: Path | None = None
     embedder: str = DEFAULT_EMBEDDER
     namespace: str = DEFAULT_NAMESPACE
+    actor: str = ""
 
     @property
     def library(self) -> Path:
@@ -52,7 +56,7 @@ def load_settings(
     """Returns the settings in force: an argument beats its variable beats the default.
 
     Variables: HYPERPLUG_HOME, HYPERPLUG_CACHE, HYPERPLUG_REGISTRY, HYPERPLUG_BASE,
-    HYPERPLUG_HYPERNET, HYPERPLUG_EMBEDDER, HYPERPLUG_NAMESPACE.
+    HYPERPLUG_HYPERNET, HYPERPLUG_EMBEDDER, HYPERPLUG_NAMESPACE, HYPERPLUG_ACTOR.
 
     Raises:
         ConfigError: for a checkpoint that is not there.
@@ -83,7 +87,16 @@ def load_settings(
         namespace=check_name(
             namespace or env.get("HYPERPLUG_NAMESPACE") or DEFAULT_NAMESPACE, kind="namespace"
         ),
+        actor=env.get("HYPERPLUG_ACTOR") or _user_at_host(),
     )
+
+
+def _user_at_host() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # no name for this user id, as in containers
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

@@ -23,8 +23,13 @@ def check_draft(draft: TaskDraft, *, namespace: str) -> NewTask:
         description=description,
         description_digest=description_digest(description),
         examples=check_examples(draft.examples),
-        tags=tuple(dict.fromkeys(check_name(tag, kind="tag") for tag in draft.tags)),
+        tags=check_tags(draft.tags),
     )
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Returns the tags, each once. Raises InvalidNameError."""
+    return tuple(dict.fromkeys(check_name(tag, kind="tag") for tag in tags))
 
 
 def check_examples(examples: Iterable[Example]) -> tuple[Example, ...]:

@@ -36,6 +36,16 @@ class Origin(StrEnum):
     IMPORTED = "imported"
 
 
+class AdapterState(StrEnum):
+    """Whether an adapter may be used; all but READY are in quarantine: kept, and not used."""
+
+    READY = "ready"
+    HELD = "held"
+    """Imported, and waiting for somebody to approve it."""
+    DAMAGED = "damaged"
+    """Its bytes do not match its digest."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One input–output pair of a task."""
@@ -107,7 +117,13 @@ class HypernetSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A registered description of what the model should do."""
+    """A registered description of what the model should do.
+
+    Attributes:
+        revision: counts the changes of description and examples, from 1.
+        updated_at: when it was last changed; None if never.
+        deleted_at: when it was removed; None while it serves.
+    """
 
     id: int
     namespace: str
@@ -116,6 +132,24 @@ class Task:
     examples: tuple[Example, ...]
     tags: tuple[str, ...]
     created_at: datetime
+    revision: int = 1
+    updated_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRevision:
+    """What a task said before it was changed.
+
+    Attributes:
+        replaced_by: who changed it.
+    """
+
+    revision: int
+    description: str
+    examples: tuple[Example, ...]
+    replaced_at: datetime
+    replaced_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +175,16 @@ class NewTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskChange:
+    """What is to change of a task, already checked; None leaves a part as it is."""
+
+    description: str | None = None
+    description_digest: str | None = None
+    examples: tuple[Example, ...] | None = None
+    tags: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """One immutable set of LoRA weights for one base model.
 
@@ -153,6 +197,14 @@ class Adapter:
         base_fingerprint: the base model it fits.
         hypernet_fingerprint: what generated it; None for trained or imported ones.
         metrics: figures measured on it, by name.
+        version: its number among the adapters of its task, from 1.
+        task_revision: the revision of the task that it was made from.
+        parent: name of the adapter that was in its place before; None for the first.
+        embedder_id: the text encoder that its hypernetwork read; None if none did.
+        seed: of the training that made it; None if nothing was drawn.
+        created_by: who made it, "user@host".
+        state: whether it may be used; `state_reason` says why not.
+        pinned: kept whatever is collected.
         path: its published PEFT folder; None until it is published.
     """
 
@@ -170,6 +222,15 @@ class Adapter:
     size_bytes: int
     metrics: Mapping[str, float]
     created_at: datetime
+    version: int = 1
+    task_revision: int = 1
+    parent: str | None = None
+    embedder_id: str | None = None
+    seed: int | None = None
+    created_by: str = ""
+    state: AdapterState = AdapterState.READY
+    state_reason: str = ""
+    pinned: bool = False
     path: Path | None = None
 
 
@@ -196,6 +257,8 @@ class NewAdapter:
     Attributes:
         generation_key: digest over description, examples, hypernetwork and base; at
             most one adapter a namespace has it. None for trained or imported ones.
+        task_revision: what it was made from; None for the task's present one.
+        parent: name of the adapter whose place it takes.
     """
 
     namespace: str
@@ -207,6 +270,31 @@ class NewAdapter:
     hypernet_fingerprint: str | None = None
     generation_key: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    task_revision: int | None = None
+    parent: str | None = None
+    embedder_id: str | None = None
+    seed: int | None = None
+    state: AdapterState = AdapterState.READY
+    state_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasChange:
+    """One change of an alias of a task.
+
+    Attributes:
+        adapter: name of the adapter that it led to from then on; None if it was taken away.
+        previous: name of the one before; None if there was none, or it is gone.
+        undone: whether a rollback took the change back.
+    """
+
+    task_name: str
+    alias: str
+    adapter: str | None
+    previous: str | None
+    created_at: datetime
+    created_by: str
+    undone: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

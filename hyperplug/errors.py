@@ -111,6 +111,10 @@ class RegistryError(HyperplugError):
     """The registry cannot be reached, read or written."""
 
 
+class RegistryUnreachableError(RegistryError):
+    """The database server does not answer, or broke off."""
+
+
 class SchemaVersionError(RegistryError):
     """The registry's schema is older or newer than this code."""
 

@@ -11,6 +11,8 @@ from hyperplug.entities import Example
 from hyperplug.errors import InvalidDescriptionError, InvalidNameError
 
 DEFAULT_NAMESPACE = "default"
+CURRENT = "current"
+"""The alias that a task's bare name stands for."""
 MAX_NAME_LENGTH = 63
 MAX_DESCRIPTION_BYTES = 16_384
 MAX_EXAMPLES = 1_000
@@ -62,6 +64,29 @@ def split_adapter_name(name: str) -> tuple[str, str] | None:
     """Returns (task name, digest prefix) of an adapter name, or None if it is none."""
     match = _ADAPTER_NAME.match(name)
     return (match["task"], match["digest"]) if match else None
+
+
+def split_alias_name(name: str) -> tuple[str, str] | None:
+    """Returns (task name, alias) of "task@alias", or None if it is none."""
+    task, separator, alias = name.partition("@")
+    if not separator or split_adapter_name(name) or not (is_name(task) and is_name(alias)):
+        return None
+    return task, alias
+
+
+def check_alias(alias: str) -> str:
+    """Returns `alias` if it is legal: a name that cannot be taken for a digest.
+
+    Raises:
+        InvalidNameError: if it is not.
+    """
+    check_name(alias, kind="alias")
+    if split_adapter_name(f"x@{alias}"):
+        raise InvalidNameError(
+            f"alias {alias!r} looks like the digest of an adapter",
+            hint="choose a word, for example 'candidate'",
+        )
+    return alias
 
 
 def check_description(description: str) -> str:

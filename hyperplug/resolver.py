@@ -32,6 +32,7 @@ from hyperplug.naming import (
     description_digest,
     is_name,
     split_adapter_name,
+    split_alias_name,
 )
 from hyperplug.policy import decide, harm
 from hyperplug.store import Store
@@ -53,14 +54,14 @@ class Resolver:
         self._supply = supply
         self._namespace = namespace
 
-    def find(self, text: str, *, limit: int) -> list[Match]:
+    def find(self, text: str, *, limit: int, exact: bool = False) -> list[Match]:
         """Returns the registered tasks nearest to a description, best first."""
         if limit < 1:
             raise ConfigError(f"limit is {limit}", hint="ask for at least 1 task")
         embedder = self._models.embedder
         vector = embedder.embed([check_description(text)])[0]
         return self._store.nearest(
-            vector, embedder_id=embedder.id, namespace=self._namespace, limit=limit
+            vector, embedder_id=embedder.id, namespace=self._namespace, limit=limit, exact=exact
         )
 
     def thresholds(self) -> Thresholds:
@@ -122,6 +123,10 @@ class Resolver:
         if isinstance(text, str) and split_adapter_name(text):
             adapter = self._named_adapter(text)
             return self._store.get_task(adapter.task_name, namespace=self._namespace), adapter
+        if isinstance(text, str) and (pair := split_alias_name(text)):
+            task = self._store.get_task(pair[0], namespace=self._namespace)
+            if task is not None:
+                return task, self._supply.aliased(task, pair[1])
         if isinstance(text, str) and is_name(text):
             task = self._store.get_task(text, namespace=self._namespace)
             if task is not None:

@@ -10,10 +10,17 @@ from pathlib import Path
 
 from hyperplug.adapters.library import Library
 from hyperplug.adapters.validate import validate_bytes, validate_folder
-from hyperplug.entities import Adapter, AdapterWeights, NewAdapter, Origin, Task
-from hyperplug.errors import CorruptAdapterError, HyperplugError
+from hyperplug.entities import (
+    Adapter,
+    AdapterState,
+    AdapterWeights,
+    NewAdapter,
+    Origin,
+    Task,
+)
+from hyperplug.errors import AdapterNotFoundError, CorruptAdapterError, HyperplugError
 from hyperplug.models import Models
-from hyperplug.naming import generation_key
+from hyperplug.naming import CURRENT, generation_key
 from hyperplug.policy import FORCED, GAIN
 from hyperplug.store import Store
 
@@ -40,10 +47,21 @@ class AdapterSupply:
         fingerprint = self._models.base.spec.fingerprint
         return self._store.current_adapter(task.id, base_fingerprint=fingerprint)
 
-    def generate(self, task: Task) -> Adapter:
+    def aliased(self, task: Task, alias: str) -> Adapter:
+        """Returns the adapter that an alias of the task leads to. Raises AdapterNotFoundError."""
+        fingerprint = self._models.base.spec.fingerprint
+        adapter = self._store.aliased_adapter(task.id, base_fingerprint=fingerprint, alias=alias)
+        if adapter is None:
+            raise AdapterNotFoundError(
+                f"task {task.name!r} has no alias {alias!r} on this base model",
+                hint=f"see: hyperplug show-task {task.name}",
+            )
+        return adapter
+
+    def generate(self, task: Task, *, alias: str = CURRENT) -> Adapter:
         """Returns the adapter the present hypernetwork makes of the task; stored once.
 
-        It becomes the task's current adapter.
+        The alias of the task leads to it from then on.
         """
         spec = self._models.generator.spec
         key = generation_key(
@@ -55,8 +73,11 @@ class AdapterSupply:
         with self._generating:  # the second of two equal requests finds the first's adapter
             standing = self._store.find_generated(key, namespace=self._namespace)
             if standing is not None:
-                self._store.set_current(task.id, adapter_id=standing.id)
+                if standing.state is AdapterState.DAMAGED:
+                    standing = self._repaired(standing)
+                self._store.set_alias(task.id, adapter_id=standing.id, alias=alias)
                 return standing
+            before = self.current(task)
             weights = self._models.generator.generate(task.description, task.examples)
             validate_bytes(
                 weights.data,
@@ -74,7 +95,11 @@ class AdapterSupply:
                     base_fingerprint=spec.base_fingerprint,
                     hypernet_fingerprint=spec.fingerprint,
                     generation_key=key,
-                )
+                    task_revision=task.revision,
+                    parent=before.name if before is not None else None,
+                    embedder_id=spec.embedder_id,
+                ),
+                alias=alias,
             )
 
     def checked(self, adapter: Adapter, *, task: Task) -> Adapter:
@@ -92,10 +117,14 @@ class AdapterSupply:
         """Returns the adapter marked to be used even if it harms."""
         return self._with_metrics(adapter, {} if adapter.metrics.get(FORCED) else {FORCED: 1.0})
 
-    def import_(self, folder: Path, *, task: Task, max_rank: int) -> Adapter:
-        """Stores a PEFT folder as the task's current adapter, after checking all of it."""
+    def import_(self, folder: Path, *, task: Task, max_rank: int, hold: bool) -> Adapter:
+        """Stores a PEFT folder as the task's current adapter, after checking all of it.
+
+        With `hold` it is put in quarantine instead, until somebody approves it.
+        """
         base = self._models.base.spec
         report = validate_folder(folder, base=base, max_rank=max_rank)
+        before = self.current(task)
         return self._store.put_adapter(
             NewAdapter(
                 namespace=self._namespace,
@@ -104,21 +133,40 @@ class AdapterSupply:
                 weights=report.weights,
                 origin=Origin.IMPORTED,
                 base_fingerprint=base.fingerprint,
-            )
+                parent=before.name if before is not None else None,
+                state=AdapterState.HELD if hold else AdapterState.READY,
+                state_reason="imported and not approved yet" if hold else "",
+            ),
+            alias=None if hold else CURRENT,
         )
 
     def published(self, adapter: Adapter) -> Adapter:
-        """Returns the adapter with the path of its folder, rebuilt from the store if need be."""
+        """Returns the adapter with the path of its folder, rebuilt from the store if need be.
+
+        Raises:
+            CorruptAdapterError: if it is in quarantine, and cannot be made again.
+        """
+        if adapter.state is AdapterState.DAMAGED:
+            adapter = self._repaired(adapter)
+        if adapter.state is AdapterState.HELD:
+            raise CorruptAdapterError(
+                f"adapter {adapter.name!r} is in quarantine: {adapter.state_reason}",
+                hint=f"to use it, run: hyperplug approve-adapter {adapter.name}",
+            )
         path = self._library.path(adapter)
         if path is None:
-            data, base_id = self._bytes(adapter), self._base_id(adapter)
+            data, base_id = self.content(adapter)
             path = self._library.publish(adapter, data, base_id=base_id)
         return replace(adapter, path=path)
 
     def export(self, adapter: Adapter, folder: Path) -> Path:
         """Writes the adapter as a plain PEFT folder and returns the folder."""
-        data, base_id = self._bytes(adapter), self._base_id(adapter)
+        data, base_id = self.content(adapter)
         return self._library.export(adapter, data, folder, base_id=base_id)
+
+    def content(self, adapter: Adapter) -> tuple[bytes, str]:
+        """Returns the adapter's bytes, repaired if need be, and its base model's name."""
+        return self._bytes(adapter), self._base_id(adapter)
 
     def _is_of_present(self, adapter: Adapter) -> bool:
         made_by = adapter.hypernet_fingerprint
@@ -144,15 +192,31 @@ class AdapterSupply:
         return replace(adapter, metrics={**adapter.metrics, **more})
 
     def _bytes(self, adapter: Adapter) -> bytes:
-        """Returns the adapter's bytes, made again if the stored ones are damaged."""
+        """Returns the adapter's bytes, made again if the stored ones are damaged.
+
+        Damaged ones that cannot be made again are put in quarantine.
+        """
         try:
             return self._store.adapter_bytes(adapter)
-        except CorruptAdapterError:
+        except CorruptAdapterError as exc:
+            _log.error("%s", exc.message)
             weights = self._again(adapter)
             if weights is None or weights.digest != adapter.digest:
+                self._store.set_adapter_state(
+                    adapter.id, AdapterState.DAMAGED, reason="its bytes are damaged"
+                )
                 raise
             self._store.replace_adapter_bytes(adapter, weights.data)
             return weights.data
+
+    def _repaired(self, adapter: Adapter) -> Adapter:
+        """Returns a damaged adapter ready again, if it can be made again or is whole by now.
+
+        Raises:
+            CorruptAdapterError: if neither.
+        """
+        self._bytes(adapter)
+        return self._store.set_adapter_state(adapter.id, AdapterState.READY)
 
     def _again(self, adapter: Adapter) -> AdapterWeights | None:
         """Returns a generated adapter's weights anew, if its hypernetwork is at hand."""
@@ -165,7 +229,11 @@ class AdapterSupply:
             return None
         if generator.spec.fingerprint != adapter.hypernet_fingerprint:
             return None
-        return generator.generate(task.description, task.examples)
+        description, examples = task.description, task.examples
+        for before in self._store.task_revisions(task.id):
+            if before.revision == adapter.task_revision:
+                description, examples = before.description, before.examples
+        return generator.generate(description, examples)
 
     def _base_id(self, adapter: Adapter) -> str:
         spec = self._store.get_base_model(adapter.base_fingerprint)

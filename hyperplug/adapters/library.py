@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hyperplug.adapters.folders import (
@@ -71,7 +71,7 @@ class Library:
         if self._is_intact(folder, adapter):
             return folder
         _check_digest(adapter, data)
-        files = _files(adapter, data, base_id)
+        files = adapter_files(adapter, data, base_id)
         with explained(self.root):
             folder.parent.mkdir(parents=True, exist_ok=True)
             # More than once: another process may remove or repair it at the same time.
@@ -98,7 +98,7 @@ class Library:
         with explained(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary_folder(target.parent) as temporary:
-                write_files(temporary, _files(adapter, data, base_id))
+                write_files(temporary, adapter_files(adapter, data, base_id))
                 if not rename_folder(temporary, target) and not _holds(target, adapter):
                     raise ConfigError(
                         f"{target} exists and is not empty", hint="name a new or empty folder"
@@ -111,7 +111,25 @@ class Library:
         Raises:
             RegistryError: if it cannot be deleted.
         """
-        folder = self._folder(adapter)
+        self.discard(self._folder(adapter))
+
+    def is_there(self, adapter: Adapter) -> bool:
+        """Returns whether something is where the adapter's folder belongs, intact or not."""
+        return os.path.lexists(self._folder(adapter))
+
+    def folders(self) -> Iterator[tuple[str, str, Path]]:
+        """Yields namespace, adapter name and path of every published folder."""
+        with contextlib.suppress(OSError):
+            for path in sorted(self.root.glob("*/*@*")):
+                if split_adapter_name(path.name) and path.is_dir():
+                    yield path.parent.name, path.name, path
+
+    def discard(self, folder: Path) -> None:
+        """Does as `remove` for a folder that `folders` gave.
+
+        Raises:
+            RegistryError: if it cannot be deleted.
+        """
         with self._lock:
             self._verified.pop(folder, None)
         with explained(self.root):
@@ -201,8 +219,8 @@ def _refuse_namesake(folder: Path, adapter: Adapter) -> None:
             )
 
 
-def _files(adapter: Adapter, data: bytes, base_id: str) -> dict[str, bytes]:
-    """Returns the folder's content; the configuration comes last, as readers start there."""
+def adapter_files(adapter: Adapter, data: bytes, base_id: str) -> dict[str, bytes]:
+    """Returns a folder's content; the configuration comes last, as readers start there."""
     return {
         WEIGHTS_FILE: data,
         PROVENANCE_FILE: _json(provenance(adapter)),

@@ -39,7 +39,7 @@ from hyperplug.adapters.peft_format import (
 from hyperplug.adapters.problems import Problems
 from hyperplug.adapters.safetensors_file import read_tensors
 from hyperplug.entities import AdapterWeights, BaseModelSpec
-from hyperplug.errors import BaseMismatchError
+from hyperplug.errors import BaseMismatchError, InvalidAdapterError
 
 MAX_WEIGHTS_BYTES = 512 * 2**20
 
@@ -126,6 +126,17 @@ def validate_folder(
         base_fingerprint=origin.base_fingerprint,
         warnings=_warnings(settings, base=base, fingerprint=origin.base_fingerprint),
     )
+
+
+def named_task(folder: Path) -> str | None:
+    """Returns the task that a folder's hyperplug.json names; None if it names none."""
+    problems = Problems(f"adapter folder {folder}")
+    try:
+        raw = _read_file(folder / PROVENANCE_FILE, MAX_CONFIG_BYTES, problems)
+    except InvalidAdapterError:
+        return None
+    task = (parse_object(raw, PROVENANCE_FILE, problems) or {}).get("task")
+    return task if isinstance(task, str) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hyperplug.cli.context import (
     Globals,
     json_option,
+    lines_option,
     model_options,
     pass_globals,
     registry_options,
@@ -19,11 +22,16 @@ from hyperplug.cli.output import (
     local_time,
     print_fields,
     print_json,
+    print_lines,
     print_table,
     say,
     working,
 )
-from hyperplug.entities import Adapter
+from hyperplug.cli.progress import Progress
+from hyperplug.entities import Adapter, AdapterState
+
+if TYPE_CHECKING:
+    from hyperplug.registry import Registry
 
 _FOLDER = click.Path(path_type=Path)
 _MAX_RANK = click.option(
@@ -87,30 +95,44 @@ def generate_adapter(
 
 @click.command("list-adapters")
 @click.option("--task", "task_name", metavar="TASK", help="Only the adapters of this task.")
+@click.option("--after", metavar="ADAPTER", help="Only those stored after this one.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
 @registry_options
 @json_option
+@lines_option
 @pass_globals
-def list_adapters(shared: Globals, task_name: str | None, as_json: bool) -> None:
-    """List stored adapters."""
+def list_adapters(
+    shared: Globals,
+    task_name: str | None,
+    after: str | None,
+    limit: int | None,
+    as_json: bool,
+    as_lines: bool,
+) -> None:
+    """List stored adapters, the oldest first."""
     with shared.open() as registry:
         if task_name is not None:
             registry.get_task(task_name)  # an unknown task is not one without adapters
-        adapters = registry.list_adapters(task_name=task_name)
+        found = registry.iterate_adapters(task_name=task_name, after=after, limit=limit)
+        if as_lines:
+            print_lines(map(adapter_summary, found))
+            return
+        adapters = list(found)
     if as_json:
         print_json([adapter_summary(adapter) for adapter in adapters])
     elif adapters:
         rows = [
             (
                 a.name,
-                str(a.id),
-                a.origin,
+                str(a.version),
+                a.origin if a.state is AdapterState.READY else f"{a.origin}, {a.state}",
                 str(a.rank),
                 f"{a.size_bytes:,}",
                 local_time(a.created_at),
             )
             for a in adapters
         ]
-        print_table(rows, header=("ADAPTER", "ID", "ORIGIN", "RANK", "BYTES", "CREATED"))
+        print_table(rows, header=("ADAPTER", "VERSION", "ORIGIN", "RANK", "BYTES", "CREATED"))
     else:
         say("No adapters. Make one with: hyperplug generate-adapter TASK")
 
@@ -166,6 +188,7 @@ def export_adapter(
 @click.argument("folder", type=_FOLDER)
 @click.option("--task", "task_name", required=True, metavar="NAME", help="The task it serves.")
 @_MAX_RANK
+@click.option("--hold", is_flag=True, help="Keep it in quarantine until approve-adapter.")
 @registry_options
 @model_options
 @json_option
@@ -175,18 +198,105 @@ def import_adapter(
     folder: Path,
     task_name: str,
     max_rank: int,
+    hold: bool,
     as_json: bool,
 ) -> None:
     """Store a PEFT folder as a task's adapter.
 
-    It is checked in full first, and becomes the task's current adapter.
+    It is checked in full first, and becomes the task's current adapter unless it is held.
     """
     with shared.open() as registry:
-        adapter = registry.import_(folder, task_name=task_name, max_rank=max_rank)
+        adapter = registry.import_(folder, task_name=task_name, max_rank=max_rank, hold=hold)
     if as_json:
         print_json(adapter_summary(adapter))
     else:
         click.echo(adapter.name)
+
+
+@click.command("export-adapters")
+@click.argument("target", metavar="DIR_OR_URL")
+@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only of this task; repeat.")
+@click.option("--all", "all_versions", is_flag=True, help="All versions, not only current ones.")
+@click.option("--by-task", is_flag=True, help="Name the folders by task, not by adapter.")
+@registry_options
+@model_options
+@json_option
+@pass_globals
+def export_adapters(
+    shared: Globals,
+    target: str,
+    tasks: tuple[str, ...],
+    all_versions: bool,
+    by_task: bool,
+    as_json: bool,
+) -> None:
+    """Write many adapters, each as a PEFT folder.
+
+    They are in the layout that servers read: DIR/ADAPTER/adapter_config.json. The target is a
+    folder or a URL that fsspec knows, "s3://bucket/adapters". What is there already is left
+    alone: run it again to write the news.
+    """
+    if all_versions and by_task:
+        raise click.UsageError("--by-task has room for one adapter of a task; leave --all out.")
+    written, kept = [], 0
+    with shared.open() as registry:
+        chosen = _chosen(registry, tasks, all_versions=all_versions)
+        with Progress("Exporting") as progress:
+            for adapter, new in registry.export_many(chosen, target, by_task=by_task):
+                kept += not new
+                if new:
+                    written.append(adapter.name)
+                progress.update(len(written) + kept, len(chosen))
+    if as_json:
+        print_json({"written": written, "unchanged": kept})
+    else:
+        for name in written:
+            click.echo(name)
+    say(f"{len(written):,} adapters written, {kept:,} were there")
+
+
+def _chosen(registry: Registry, tasks: Sequence[str], *, all_versions: bool) -> list[Adapter]:
+    if not all_versions:
+        if not tasks:
+            return list(registry.current_adapters())
+        return [registry.get_adapter(task) for task in tasks]
+    if not tasks:
+        return list(registry.iterate_adapters())
+    found = {a.id: a for task in tasks for a in registry.list_adapters(task_name=task)}
+    return list(found.values())
+
+
+@click.command("import-adapters")
+@click.argument("folder", type=_FOLDER)
+@_MAX_RANK
+@click.option("--hold", is_flag=True, help="Keep them in quarantine until approve-adapter.")
+@registry_options
+@model_options
+@json_option
+@pass_globals
+def import_adapters(shared: Globals, folder: Path, max_rank: int, hold: bool, as_json: bool) -> int:
+    """Store every PEFT folder below a folder.
+
+    Each goes to the task that its hyperplug.json names, else to the task of its folder's
+    name. Bad ones stop nothing and are told at the end.
+    """
+    adapters, problems = [], []
+    with shared.open() as registry, working("Importing"):
+        for path, outcome in registry.import_many(folder, max_rank=max_rank, hold=hold):
+            if isinstance(outcome, Adapter):
+                adapters.append(outcome.name)
+            else:
+                problems.append((path, str(outcome)))
+    if as_json:
+        told = [{"folder": path, "problem": text} for path, text in problems]
+        print_json({"adapters": adapters, "problems": told})
+    else:
+        for name in adapters:
+            click.echo(name)
+    for path, text in problems:
+        say(f"{path}: {text}")
+    say(f"{len(adapters):,} adapters imported, {len(problems):,} bad folders")
+    return 1 if problems else 0
 
 
 @click.command("validate-adapter")

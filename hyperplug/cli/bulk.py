@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from hyperplug.cli.output import (
     print_json,
     progress_bar,
     say,
+    stdin_text,
     task_summary,
     working,
 )
@@ -86,7 +86,7 @@ def register_task(
         return _register_many(shared, tasks_file, tags=tags, making=making, as_json=as_json)
     if name is None or description is None:
         raise click.UsageError("Give NAME and DESCRIPTION, or --from-file TASKS.jsonl.")
-    text = _stdin_text() if description == "-" else description
+    text = stdin_text() if description == "-" else description
     examples = read_examples(examples_file) if examples_file is not None else ()
     with shared.open() as registry, working("Registering"):
         task, adapter = registry.register_task(
@@ -183,14 +183,3 @@ def _register_lines(
             tally.add(outcome)
             bar.update(read - shown)
             shown = read
-
-
-def _stdin_text() -> str:
-    from hyperplug.errors import InvalidDescriptionError
-
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise InvalidDescriptionError(
-            "the description is not valid UTF-8", hint="save the text as UTF-8"
-        ) from exc

@@ -50,6 +50,9 @@ class Globals:
 
 pass_globals = click.make_pass_decorator(Globals, ensure=True)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+lines_option = click.option(
+    "--nl", "as_lines", is_flag=True, help="Print JSON, one object a line, as they are read."
+)
 
 
 def registry_options(function: Function) -> Function:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,12 @@ INTERRUPTED = 130  # as shells have it for a process ended by Ctrl-C
 def print_json(data: Any) -> None:
     """Prints data as indented JSON; entities become objects."""
     click.echo(json.dumps(_plain(data), indent=2))
+
+
+def print_lines(items: Iterable[Any]) -> None:
+    """Prints each item as a line of JSON, as it comes."""
+    for item in items:
+        click.echo(json.dumps(_plain(item)))
 
 
 def print_table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> None:
@@ -57,6 +63,24 @@ def fail(message: str, *, hint: str = "", details: Sequence[str] = (), status: i
     if hint:
         say(f"Hint: {hint}")
     return status
+
+
+def stdin_text() -> str:
+    """Returns the standard input. Raises InvalidDescriptionError if it is no UTF-8."""
+    from hyperplug.errors import InvalidDescriptionError
+
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise InvalidDescriptionError(
+            "the description is not valid UTF-8", hint="save the text as UTF-8"
+        ) from exc
+
+
+def agreed(question: str) -> bool:
+    """Returns whether the user says yes; the end of the input is a no."""
+    say(f"{question} [y/N] ")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @contextmanager
@@ -102,6 +126,9 @@ def task_summary(task: Task) -> dict[str, Any]:
         "examples": task.examples,
         "tags": task.tags,
         "created_at": task.created_at,
+        "revision": task.revision,
+        "updated_at": task.updated_at,
+        "deleted_at": task.deleted_at,
     }
 
 
@@ -113,6 +140,12 @@ def adapter_summary(adapter: Adapter) -> dict[str, Any]:
         "id": adapter.id,
         "namespace": adapter.namespace,
         "task": adapter.task_name,
+        "version": adapter.version,
+        "task_revision": adapter.task_revision,
+        "parent": adapter.parent,
+        "state": adapter.state,
+        "state_reason": adapter.state_reason,
+        "pinned": adapter.pinned,
         "origin": adapter.origin,
         "rank": adapter.rank,
         "alpha": adapter.alpha,
@@ -122,8 +155,11 @@ def adapter_summary(adapter: Adapter) -> dict[str, Any]:
         "digest": adapter.digest,
         "base_fingerprint": adapter.base_fingerprint,
         "hypernet_fingerprint": adapter.hypernet_fingerprint,
+        "embedder": adapter.embedder_id,
+        "seed": adapter.seed,
         "metrics": adapter.metrics,
         "created_at": adapter.created_at,
+        "created_by": adapter.created_by,
         "path": adapter.path,
     }
 

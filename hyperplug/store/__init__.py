@@ -9,12 +9,13 @@ from hyperplug.store.sql import Store
 __all__ = ["Store", "open_store"]
 
 
-def open_store(url: str, *, create: bool = True) -> Store:
+def open_store(url: str, *, create: bool = True, actor: str = "") -> Store:
     """Returns the store at a SQLAlchemy URL of SQLite or PostgreSQL.
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://user:password@host/database`.
         create: make the file, and the tables in an empty database.
+        actor: who writes, for the record.
 
     Raises:
         ConfigError: when the URL is malformed or of another kind of database.
@@ -28,4 +29,4 @@ def open_store(url: str, *, create: bool = True) -> Store:
     except BaseException:
         engine.dispose()
         raise
-    return Store(engine)
+    return Store(engine, actor=actor)

@@ -7,14 +7,10 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, Select, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from hyperplug.entities import (
-    Adapter,
-    NewAdapter,
-    Origin,
-)
+from hyperplug.entities import Adapter, AdapterState, NewAdapter, Origin
 from hyperplug.errors import (
     AdapterNotFoundError,
     CorruptAdapterError,
@@ -22,12 +18,7 @@ from hyperplug.errors import (
     TaskNotFoundError,
 )
 from hyperplug.naming import adapter_name
-from hyperplug.store.tables import (
-    CURRENT,
-    AdapterRow,
-    AliasRow,
-    TaskRow,
-)
+from hyperplug.store.tables import AdapterRow, AliasRow, TaskRow
 
 
 def to_adapter(row: AdapterRow) -> Adapter:
@@ -47,51 +38,71 @@ def to_adapter(row: AdapterRow) -> Adapter:
         size_bytes=row.size_bytes,
         metrics=dict(row.metrics),
         created_at=row.created_at,
+        version=row.version,
+        task_revision=row.task_revision,
+        parent=row.parent,
+        embedder_id=row.embedder_id,
+        seed=row.seed,
+        created_by=row.created_by,
+        state=AdapterState(row.state),
+        state_reason=row.state_reason,
+        pinned=row.pinned,
     )
 
 
+def _visible() -> ColumnElement[bool]:
+    """Adapters that a task has which is not removed, be it as its own or by an alias."""
+    live = TaskRow.deleted_at.is_(None)
+    own = exists().where(TaskRow.id == AdapterRow.task_id, live)
+    meant = exists().where(
+        AliasRow.adapter_id == AdapterRow.id, AliasRow.task_id == TaskRow.id, live
+    )
+    return or_(own, meant)
+
+
 def find_row(session: Session, name: str, *, namespace: str) -> AdapterRow | None:
-    """Returns the row of that immutable name, if any."""
+    """Returns the row of that immutable name, if any; not if all its tasks are removed."""
     query = select(AdapterRow).where(AdapterRow.namespace == namespace, AdapterRow.name == name)
-    return session.scalar(query)
+    return session.scalar(query.where(_visible()))
 
 
 def find_generated(session: Session, generation_key: str, *, namespace: str) -> AdapterRow | None:
-    """Returns the row generated under that key, if any."""
+    """Returns the row generated under that key, if any, even for a removed task."""
     query = select(AdapterRow).where(
         AdapterRow.namespace == namespace, AdapterRow.generation_key == generation_key
     )
     return session.scalar(query)
 
 
-def find_current(session: Session, task_id: int, *, base_fingerprint: str) -> AdapterRow | None:
-    """Returns the row that a task means on a base model, if any."""
-    query = (
-        select(AdapterRow)
-        .join(AliasRow, AliasRow.adapter_id == AdapterRow.id)
-        .where(
-            AliasRow.task_id == task_id,
-            AliasRow.base_fingerprint == base_fingerprint,
-            AliasRow.alias == CURRENT,
-        )
-    )
-    return session.scalar(query)
+def listing(
+    *,
+    namespace: str,
+    task_name: str | None = None,
+    base_fingerprint: str | None = None,
+    after_id: int = 0,
+    limit: int | None = None,
+) -> Select[AdapterRow]:
+    """Returns the query for rows oldest first; for a task, those made for it and those it shares.
 
-
-def listing(session: Session, *, namespace: str, task_name: str | None) -> list[AdapterRow]:
-    """Returns rows oldest first; for a task, those made for it and those it shares."""
-    query = select(AdapterRow).where(AdapterRow.namespace == namespace)
+    Those of removed tasks are left out.
+    """
+    query = select(AdapterRow).where(AdapterRow.namespace == namespace, _visible())
+    if after_id:
+        query = query.where(AdapterRow.id > after_id)
+    if base_fingerprint is not None:
+        query = query.where(AdapterRow.base_fingerprint == base_fingerprint)
     if task_name is not None:
-        shared = (
-            select(AliasRow.adapter_id)
-            .join(TaskRow, TaskRow.id == AliasRow.task_id)
-            .where(TaskRow.namespace == namespace, TaskRow.name == task_name)
+        live = select(TaskRow.id).where(
+            TaskRow.namespace == namespace,
+            TaskRow.name == task_name,
+            TaskRow.deleted_at.is_(None),
         )
-        query = query.where(or_(AdapterRow.task_name == task_name, AdapterRow.id.in_(shared)))
-    return list(session.scalars(query.order_by(AdapterRow.id)))
+        meant = select(AliasRow.adapter_id).where(AliasRow.task_id.in_(live))
+        query = query.where(or_(AdapterRow.task_id.in_(live), AdapterRow.id.in_(meant)))
+    return query.order_by(AdapterRow.id).limit(limit)
 
 
-def put(session: Session, adapter: NewAdapter) -> AdapterRow:
+def put(session: Session, adapter: NewAdapter, *, actor: str) -> AdapterRow:
     """Returns the row of an adapter: one that stands under its key or name, or a new one.
 
     Raises:
@@ -99,7 +110,7 @@ def put(session: Session, adapter: NewAdapter) -> AdapterRow:
         RegistryError: when its name stands for other weights.
     """
     task = session.get(TaskRow, adapter.task_id)
-    if task is None or task.namespace != adapter.namespace:
+    if task is None or task.namespace != adapter.namespace or task.deleted_at is not None:
         raise TaskNotFoundError(
             f"task {adapter.task_name!r} was removed before its adapter could be stored",
             hint="register the task again",
@@ -107,7 +118,11 @@ def put(session: Session, adapter: NewAdapter) -> AdapterRow:
     standing = _standing(session, adapter)
     if standing is not None:
         return standing
-    row = _new_row(adapter)
+    row = _new_row(adapter, task=task, actor=actor)
+    row.version = 1 + (
+        session.scalar(select(func.max(AdapterRow.version)).where(AdapterRow.task_id == task.id))
+        or 0
+    )
     session.add(row)
     session.flush()
     return row
@@ -120,7 +135,9 @@ def _standing(session: Session, adapter: NewAdapter) -> AdapterRow | None:
         if generated is not None:
             return generated
     name = adapter_name(adapter.task_name, adapter.weights.digest)
-    named = find_row(session, name, namespace=adapter.namespace)
+    named = session.scalar(
+        select(AdapterRow).where(AdapterRow.namespace == adapter.namespace, AdapterRow.name == name)
+    )
     if named is None:
         return None
     same = (named.digest, named.base_fingerprint) == (
@@ -139,7 +156,7 @@ def _standing(session: Session, adapter: NewAdapter) -> AdapterRow | None:
     return named
 
 
-def _new_row(adapter: NewAdapter) -> AdapterRow:
+def _new_row(adapter: NewAdapter, *, task: TaskRow, actor: str) -> AdapterRow:
     weights = adapter.weights
     check_bytes(weights.data, digest=weights.digest, name=adapter.task_name)
     return AdapterRow(
@@ -159,24 +176,14 @@ def _new_row(adapter: NewAdapter) -> AdapterRow:
         metrics=finite(adapter.metrics),
         created_at=datetime.now(UTC),
         data=weights.data,
+        task_revision=adapter.task_revision or task.revision,
+        parent=adapter.parent,
+        embedder_id=adapter.embedder_id,
+        seed=adapter.seed,
+        created_by=actor,
+        state=adapter.state.value,
+        state_reason=adapter.state_reason,
     )
-
-
-def set_current(session: Session, task_id: int, *, adapter: AdapterRow) -> None:
-    """Lets a task mean this adapter on the adapter's base model."""
-    key = (task_id, adapter.base_fingerprint, CURRENT)
-    alias = session.get(AliasRow, key)
-    if alias is None:
-        session.add(
-            AliasRow(
-                task_id=task_id,
-                base_fingerprint=adapter.base_fingerprint,
-                alias=CURRENT,
-                adapter_id=adapter.id,
-            )
-        )
-    else:
-        alias.adapter_id = adapter.id
 
 
 def require_row(session: Session, adapter_id: int) -> AdapterRow:

@@ -22,6 +22,10 @@ BUSY_TIMEOUT_SECONDS = 20
 CONNECT_TIMEOUT_SECONDS = 10
 _WRITER_LOCK = 0x6879_7065_7270_6C67  # "hyperplg": PostgreSQL advisory locks are integers
 _WRITES = "hyperplug_writes"
+CHANNEL = "hyperplug"
+"""Where PostgreSQL tells other processes that something was written."""
+_COUNT = text("UPDATE registry SET changes = changes + 1")
+_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', '')")
 _HINT = "use sqlite:///path/registry.db or postgresql+psycopg://user:password@host/database"
 
 
@@ -100,7 +104,7 @@ def _sqlite_engine(url: URL) -> Engine:
         # write, and never says BEGIN IMMEDIATE.
         connection.isolation_level = None
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA synchronous=FULL")
         _use_wal(connection)
 
     @event.listens_for(engine, "begin")
@@ -128,9 +132,18 @@ def _postgres_engine(url: URL) -> Engine:
     arguments = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "hyperplug"}
     missing: Mapping[str, Any] = {k: v for k, v in arguments.items() if k not in url.query}
     try:
-        return create_engine(url, connect_args=dict(missing), pool_pre_ping=True)
+        engine = create_engine(url, connect_args=dict(missing), pool_pre_ping=True)
     except ImportError as exc:
         raise MissingExtraError("psycopg", extra="postgres") from exc
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: object) -> None:
+        # pgvector: look farther than its defaults, and go on where a filter left too few.
+        connection.execute("SET hnsw.ef_search = 100")
+        connection.execute("SET hnsw.iterative_scan = 'relaxed_order'")
+        connection.commit()
+
+    return engine
 
 
 @contextmanager
@@ -142,7 +155,7 @@ def reading(engine: Engine) -> Iterator[Session]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Session]:
-    """A session that commits at the end, and all or nothing.
+    """A session that commits at the end, all or nothing, and tells others of the change.
 
     One writer at a time on either database (SQLite knows no other way), so that a look
     followed by an insert needs no retry.
@@ -152,16 +165,36 @@ def writing(engine: Engine) -> Iterator[Session]:
         with Session(writer, expire_on_commit=False) as session, session.begin():
             lock_writers(session.connection())
             yield session
+            session.flush()
+            session.execute(_COUNT)
+            if session.get_bind().dialect.name == "postgresql":
+                session.execute(_NOTIFY)
 
 
 @contextmanager
-def writing_connection(engine: Engine) -> Iterator[Connection]:
-    """Like `writing`, without the ORM: for migrations."""
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """Like `writing`, without the ORM, and with SQLite's foreign keys off until the end.
+
+    SQLite alters a table by making another one; with foreign keys on, dropping the first
+    would delete whatever refers to its rows.
+    """
     with reported(engine.url):
         writer = engine.execution_options(**{_WRITES: True})
-        with writer.begin() as connection:
-            lock_writers(connection)
-            yield connection
+        with writer.connect() as connection:
+            sqlite = connection.dialect.name == "sqlite"
+            if sqlite:
+                driver: Any = connection.connection.driver_connection
+                driver.execute("PRAGMA foreign_keys=OFF")
+                connection.detach()  # it does not go back to those that others use
+            with connection.begin():
+                lock_writers(connection)
+                yield connection
+                broken = sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+                if broken:
+                    raise RegistryError(
+                        f"table {broken[0]} refers to rows that are not there",
+                        hint="nothing was changed; restore the file from a backup",
+                    )
 
 
 def lock_writers(connection: Connection) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from hyperplug.errors import RegistryError
+from hyperplug.errors import RegistryError, RegistryUnreachableError
 
 _BY_SQLSTATE = {
     "28P01": "check the user and password in the registry URL",
@@ -72,7 +72,16 @@ def _registry_error(error: SQLAlchemyError, url: URL) -> RegistryError:
     for secret in (str(url.password or ""), *map(str, _query_passwords(url))):
         if secret:
             cause = cause.replace(secret, "***")
-    return RegistryError(f"registry {masked(url)}: {cause}", hint=_hint(error, cause))
+    hint = _hint(error, cause)
+    kind = RegistryUnreachableError if _is_lost(error, hint) else RegistryError
+    return kind(f"registry {masked(url)}: {cause}", hint=hint)
+
+
+def _is_lost(error: SQLAlchemyError, hint: str) -> bool:
+    """Returns whether the server was away, and may be back in a moment."""
+    broke_off = isinstance(error, DBAPIError) and error.connection_invalidated
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+    return broke_off or hint == _UNREACHABLE or sqlstate.startswith(("08", "57P"))
 
 
 def _one_line(error: SQLAlchemyError) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, inspect, text
 
 from hyperplug.errors import RegistryError, SchemaVersionError
-from hyperplug.store.engine import open_engine, parse_url, writing_connection
+from hyperplug.store.engine import migrating, open_engine, parse_url
 from hyperplug.store.failures import masked, reported
 
 if TYPE_CHECKING:
@@ -68,6 +68,32 @@ def upgrade(url: str) -> str:
     return head()
 
 
+def downgrade(url: str, target: str) -> str:
+    """Brings the database at `url` back to an older revision, or changes nothing; returns it.
+
+    What only the newer schema can hold is lost.
+
+    Raises:
+        SchemaVersionError: when it is newer than this code, or `target` is not older.
+        RegistryError: when it is unreachable or belongs to something else.
+    """
+    from alembic import command
+
+    older = [script.revision for script in _scripts().walk_revisions()]
+    with _opened(url, create=False) as engine:
+        check_engine(engine)
+        if target not in older or target == head():
+            raise SchemaVersionError(
+                f"{target!r} is no older schema than {head()!r}",
+                hint=f"choose one of: {', '.join(sorted(set(older) - {head()}))}",
+            )
+        with migrating(engine) as connection:
+            config = _config()
+            config.attributes["connection"] = connection
+            command.downgrade(config, target)
+    return target
+
+
 def prepare_engine(engine: Engine, *, create: bool) -> None:
     """Fills an empty database if `create`; then does as `check_engine`."""
     if create:
@@ -98,7 +124,7 @@ def upgrade_engine(engine: Engine) -> None:
     """Does as `upgrade` for a database that is open, in one transaction."""
     from alembic import command
 
-    with writing_connection(engine) as connection:
+    with migrating(engine) as connection:
         # Only now, with other writers shut out, is it known what there is to do.
         found = revision(connection)
         if found is not None:

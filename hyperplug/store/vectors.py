@@ -1,21 +1,22 @@
-"""Nearest task embeddings: by pgvector on PostgreSQL, by a matrix in memory on SQLite."""
+"""Nearest task embeddings: by pgvector on PostgreSQL, in memory on SQLite."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import Float, Select, bindparam, func, select
+from numpy.typing import ArrayLike
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from hyperplug.errors import RegistryError
-from hyperplug.store.columns import Embedding
-from hyperplug.store.tables import TaskEmbeddingRow
-
-Vector = NDArray[np.float32]
+from hyperplug.store import postgres
+from hyperplug.store.exact import Vector
+from hyperplug.store.memory import Key, MemorySearch, index_files, scan
+from hyperplug.store.tables import RegistryRow, TaskEmbeddingRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +25,6 @@ class Hit:
 
     task_id: int
     score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Matrix:
-    """All embeddings of one embedder in one namespace, as of `last_id` and the row count."""
-
-    last_id: int
-    task_ids: NDArray[np.int64]
-    rows: Vector  # (n, d), unit rows
 
 
 def unit_vector(embedding: ArrayLike) -> Vector:
@@ -54,8 +46,12 @@ def unit_vector(embedding: ArrayLike) -> Vector:
     return (vector / norm).astype(np.float32)
 
 
-def check_dimension(session: Session, *, embedder_id: str, dimension: int) -> None:
-    """Raises RegistryError if the embedder's stored vectors have another dimension."""
+def check_dimension(session: Session, *, embedder_id: str, dimension: int) -> bool:
+    """Returns whether vectors of the embedder are stored.
+
+    Raises:
+        RegistryError: when they have another dimension.
+    """
     query = select(TaskEmbeddingRow.dimension).where(TaskEmbeddingRow.embedder_id == embedder_id)
     stored = session.scalar(query.limit(1))
     if stored is not None and stored != dimension:
@@ -63,14 +59,22 @@ def check_dimension(session: Session, *, embedder_id: str, dimension: int) -> No
             f"embedder {embedder_id!r} gave {dimension} numbers, its stored vectors have {stored}",
             hint="use the embedder that the tasks were registered with",
         )
+    return stored is not None
+
+
+def prepare_index(session: Session, *, embedder_id: str, dimension: int) -> None:
+    """Makes what PostgreSQL needs to search the vectors of a new embedder."""
+    if _on_postgres(session):
+        postgres.create_index(session, embedder_id=embedder_id, dimension=dimension)
 
 
 class VectorSearch:
-    """Finds the nearest embeddings; keeps SQLite's in memory. Safe to share by threads."""
+    """Finds the nearest embeddings; searches SQLite's in memory. Safe to share by threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._lock = threading.Lock()
-        self._matrices: dict[tuple[str, str], _Matrix] = {}
+        self._searches: dict[Key, MemorySearch] = {}
 
     def nearest(
         self,
@@ -80,106 +84,76 @@ class VectorSearch:
         embedder_id: str,
         namespace: str,
         limit: int,
+        exact: bool = False,
     ) -> list[Hit]:
-        """Returns the `limit` tasks of highest cosine, best first; of equals the oldest first."""
+        """Returns the `limit` tasks of highest cosine, best first; of equals the oldest first.
+
+        Args:
+            exact: compare with every vector, whatever index there is.
+        """
         query = unit_vector(embedding)
         if limit < 1:
             return []
-        check_dimension(session, embedder_id=embedder_id, dimension=query.size)
-        if session.get_bind().dialect.name == "postgresql":
-            return _nearest_in_postgres(
-                session, query, embedder_id=embedder_id, namespace=namespace, limit=limit
+        if _on_postgres(session):
+            check_dimension(session, embedder_id=embedder_id, dimension=query.size)
+            return _hits(
+                postgres.nearest(
+                    session,
+                    query,
+                    embedder_id=embedder_id,
+                    namespace=namespace,
+                    limit=limit,
+                    exact=exact,
+                )
             )
-        matrix = self._fresh_matrix(session, embedder_id=embedder_id, namespace=namespace)
-        return _best(matrix, query, limit=limit)
+        key = Key(embedder_id, namespace, query.size)
+        connection = session.connection()
+        if exact:
+            found = scan(connection, key, query, limit=limit)
+        else:
+            found = self._search(session, key).nearest(connection, query, limit=limit)
+        return _ranked(session, found, query)[:limit]
 
-    def _fresh_matrix(
-        self, session: Session, *, embedder_id: str, namespace: str
-    ) -> _Matrix | None:
-        """Returns the matrix, read again as far as any process has changed its rows.
+    def wait(self) -> None:
+        """Waits for indexes that are being built."""
+        for search in list(self._searches.values()):
+            search.wait()
 
-        Row ids only grow and rows are never updated. So the highest id and the number of
-        rows tell whether nothing changed, rows were only added, or some were removed.
-        """
-        key = (embedder_id, namespace)
-        of_key = (TaskEmbeddingRow.embedder_id == embedder_id) & (
-            TaskEmbeddingRow.namespace == namespace
-        )
+    def close(self) -> None:
+        """Keeps indexes in their files."""
+        for search in list(self._searches.values()):
+            search.close()
+
+    def _search(self, session: Session, key: Key) -> MemorySearch:
         with self._lock:
-            count, last_id = session.execute(
-                select(func.count(), func.max(TaskEmbeddingRow.id)).where(of_key)
-            ).one()
-            if not count:
-                self._matrices.pop(key, None)
-                return None
-            known = self._matrices.get(key)
-            if known and known.last_id == last_id and len(known.task_ids) == count:
-                return known
-            query = _ordered().where(of_key)
-            fresh = None
-            if known and known.last_id < last_id and len(known.task_ids) < count:
-                added = _load(session, query.where(TaskEmbeddingRow.id > known.last_id))
-                if len(known.task_ids) + len(added.task_ids) == count:
-                    fresh = _joined(known, added)
-            self._matrices[key] = fresh or _load(session, query)
-            return self._matrices[key]
+            search = self._searches.get(key)
+            if search is None:
+                check_dimension(session, embedder_id=key.embedder_id, dimension=key.dimension)
+                files = index_files(
+                    Path(str(self._engine.url.database)),
+                    identity=session.scalars(select(RegistryRow.identity)).one(),
+                )
+                search = MemorySearch(key, engine=self._engine, files=files)
+                self._searches[key] = search
+            return search
 
 
-def _ordered() -> Select[int, int, int, Vector]:
+def _on_postgres(session: Session) -> bool:
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def _ranked(session: Session, embedding_ids: Sequence[int], query: Vector) -> list[Hit]:
+    """Returns the tasks of these embeddings by their exact cosine, best first."""
     row = TaskEmbeddingRow
-    return select(row.id, row.task_id, row.dimension, row.embedding).order_by(row.id)
-
-
-def _load(session: Session, query: Select[int, int, int, Vector]) -> _Matrix:
-    found = session.execute(query).all()
-    for _, task_id, dimension, embedding in found:
-        if embedding.size != dimension:
-            raise RegistryError(
-                f"the stored embedding of task {task_id} is damaged",
-                hint="restore the registry from a backup, or register that task again",
-            )
-    return _Matrix(
-        last_id=found[-1][0],
-        task_ids=np.array([task_id for _, task_id, _, _ in found], dtype=np.int64),
-        rows=np.stack([embedding for _, _, _, embedding in found]),
-    )
-
-
-def _joined(known: _Matrix, added: _Matrix) -> _Matrix:
-    return _Matrix(
-        last_id=added.last_id,
-        task_ids=np.concatenate([known.task_ids, added.task_ids]),
-        rows=np.concatenate([known.rows, added.rows]),
-    )
-
-
-def _best(matrix: _Matrix | None, query: Vector, *, limit: int) -> list[Hit]:
-    if matrix is None:
+    found = session.execute(
+        select(row.task_id, row.embedding).where(row.id.in_(embedding_ids), row.active)
+    ).all()
+    if not found:
         return []
-    scores = matrix.rows @ query  # (n,)
-    if limit < len(scores):
-        # Everything that ties with the last place stays in, so that ids decide about it.
-        border = np.partition(scores, -limit)[-limit]
-        kept = np.flatnonzero(scores >= border)
-    else:
-        kept = np.arange(len(scores))
-    order = np.lexsort((matrix.task_ids[kept], -scores[kept]))[:limit]
-    return _hits([(int(matrix.task_ids[index]), float(scores[index])) for index in kept[order]])
-
-
-def _nearest_in_postgres(
-    session: Session, query: Vector, *, embedder_id: str, namespace: str, limit: int
-) -> list[Hit]:
-    row = TaskEmbeddingRow
-    wanted = bindparam("wanted", query, type_=Embedding())
-    distance = row.embedding.op("<=>", return_type=Float())(wanted)
-    statement = (
-        select(row.task_id, distance)
-        .where(row.embedder_id == embedder_id, row.namespace == namespace)
-        .order_by(distance, row.task_id)
-        .limit(limit)
-    )
-    return _hits([(task_id, 1.0 - far) for task_id, far in session.execute(statement)])
+    task_ids = np.array([task_id for task_id, _ in found], dtype=np.int64)
+    scores = np.stack([embedding for _, embedding in found]) @ query
+    order = np.lexsort((task_ids, -scores))
+    return _hits([(int(task_ids[at]), float(scores[at])) for at in order])
 
 
 def _hits(found: Sequence[tuple[int, float]]) -> list[Hit]:

@@ -35,7 +35,13 @@ PRINTING_DATA = {
     "list-adapters",
     "show-adapter",
     "export-adapter",
+    "export-adapters",
+    "gc",
+    "history",
     "import-adapter",
+    "import-adapters",
+    "regenerate",
+    "update-task",
     "validate-adapter",
     "prepare-base",
     "train-hypernet",
@@ -44,6 +50,7 @@ PRINTING_DATA = {
     "db upgrade",
     "db current",
     "db check",
+    "db copy",
     "doctor",
 }
 
@@ -102,12 +109,25 @@ def test_every_command_says_what_it_does_and_takes_the_registry(name: str) -> No
     options = {option for parameter in command.params for option in parameter.opts}
     if name in PRINTING_DATA:
         assert "--json" in options
-    if name not in ("demo", "completion"):
+    if name not in ("demo", "completion", "db copy"):
         assert {"--registry", "--namespace", "--home"} <= options
 
 
 def test_commands_of_the_specification_are_all_there() -> None:
-    rest = {"remove-task", "serve", "demo", "completion"}
+    rest = {
+        "approve-adapter",
+        "completion",
+        "db downgrade",
+        "demo",
+        "pin-adapter",
+        "promote-adapter",
+        "purge-task",
+        "reembed",
+        "remove-task",
+        "restore-task",
+        "rollback-adapter",
+        "serve",
+    }
     assert set(commands()) == PRINTING_DATA | rest
 
 

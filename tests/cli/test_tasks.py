@@ -27,7 +27,7 @@ def test_another_text_under_the_same_name_is_refused(hyperplug: Hyperplug) -> No
     ran = hyperplug("register-task", "sentiment", "Translate into Latin.", "--no-generate")
     assert ran.status == 1
     assert "'sentiment'" in only_line(ran.err, start="Error: ")
-    assert "remove-task sentiment" in only_line(ran.err, start="Hint: ")
+    assert "update-task sentiment" in only_line(ran.err, start="Hint: ")
     assert REVIEWS in hyperplug("show-task", "sentiment").out
 
 

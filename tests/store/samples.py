@@ -95,7 +95,12 @@ def weights(seed: int = 0, *, size_bytes: int = 20_000) -> AdapterWeights:
 
 
 def new_adapter(
-    task: Task, *, seed: int = 0, key: str | None = None, base: str = BASE.fingerprint
+    task: Task,
+    *,
+    seed: int = 0,
+    key: str | None = None,
+    base: str = BASE.fingerprint,
+    parent: str | None = None,
 ) -> NewAdapter:
     """Returns an adapter to store for a task: generated if it has a key, else imported."""
     return NewAdapter(
@@ -107,6 +112,7 @@ def new_adapter(
         base_fingerprint=base,
         hypernet_fingerprint=None if key is None else HYPERNET.fingerprint,
         generation_key=key,
+        parent=parent,
     )
 
 

@@ -169,9 +169,9 @@ def test_a_task_means_its_newest_adapter_unless_told_otherwise(store: Store) -> 
     assert store.current_adapter(task.id, base_fingerprint=BASE.fingerprint) is None
     first = store.put_adapter(new_adapter(task, seed=1))
     assert store.current_adapter(task.id, base_fingerprint=BASE.fingerprint) == first
-    second = store.put_adapter(new_adapter(task, seed=2), make_current=False)
+    second = store.put_adapter(new_adapter(task, seed=2), alias=None)
     assert store.current_adapter(task.id, base_fingerprint=BASE.fingerprint) == first
-    store.set_current(task.id, adapter_id=second.id)
+    store.set_alias(task.id, adapter_id=second.id)
     assert store.current_adapter(task.id, base_fingerprint=BASE.fingerprint) == second
     store.put_adapter(new_adapter(task, seed=1))
     assert store.current_adapter(task.id, base_fingerprint=BASE.fingerprint) == first
@@ -190,9 +190,9 @@ def test_aliases_stay_within_a_namespace(store: Store) -> None:
     adapter = store.put_adapter(new_adapter(add(store, "a")))
     stranger = add(store, "a", namespace="two")
     with pytest.raises(TaskNotFoundError):
-        store.set_current(stranger.id, adapter_id=adapter.id)
+        store.set_alias(stranger.id, adapter_id=adapter.id)
     with pytest.raises(AdapterNotFoundError):
-        store.set_current(stranger.id, adapter_id=adapter.id + 99)
+        store.set_alias(stranger.id, adapter_id=adapter.id + 99)
     with pytest.raises(TaskNotFoundError):
         store.put_adapter(dataclasses.replace(new_adapter(stranger), namespace="default"))
 
@@ -270,6 +270,7 @@ def test_bytes_that_do_not_match_their_digest_are_not_stored(store: Store) -> No
 def test_bytes_of_a_removed_adapter_are_not_found(store: Store) -> None:
     adapter = store.put_adapter(new_adapter(add(store, "a")))
     store.remove_task("a", namespace="default")
+    store.purge_task("a", namespace="default")
     with pytest.raises(AdapterNotFoundError, match="no longer stored"):
         store.adapter_bytes(adapter)
     with pytest.raises(AdapterNotFoundError):

@@ -246,7 +246,7 @@ def test_a_writer_killed_before_its_commit_leaves_nothing_and_no_lock(url: str) 
 def test_ctrl_c_inside_a_transaction_leaves_nothing(store: Store) -> None:
     def interrupted() -> None:
         with store_engine.writing(store._engine) as session:
-            task_rows.add(session, new_task("half"))
+            task_rows.add(session, [new_task("half")])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

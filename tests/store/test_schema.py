@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from hyperplug.store import open_store, schema
 from hyperplug.store.engine import parse_url
 from hyperplug.store.tables import Row
 from tests.store import worker
-from tests.store.samples import add, execute
+from tests.store.samples import BASE, EMBEDDER, add, execute, new_adapter, vector
 
 LATER = """
 from alembic import op
@@ -136,3 +138,80 @@ def test_a_foreign_database_is_refused_and_left_alone(url: str, table: str) -> N
         with pytest.raises(RegistryError, match=f"not a hyperplug registry; it holds {table}"):
             opening(url)
     assert execute(url, f"SELECT * FROM {table}") == []
+
+
+ASSETS = Path(__file__).parent / "assets"
+RELEASED = ("0001",)
+
+
+def load(url: str, file: Path) -> None:
+    """Fills an empty database from a dump that an older version of the code left."""
+    statements = file.read_text()
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(str(parse_url(url).database))) as connection:
+            connection.executescript(statements)
+        return
+    engine = create_engine(parse_url(url))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statements.replace("%", "%%"))
+    engine.dispose()
+
+
+@pytest.fixture(params=RELEASED)
+def released(request: pytest.FixtureRequest, url: str) -> str:
+    """The URL of a registry as that release left it."""
+    kind = "sqlite" if url.startswith("sqlite") else "postgresql"
+    load(url, ASSETS / f"{kind}-{request.param}.sql")
+    assert schema.current(url) == request.param
+    return url
+
+
+def assert_all_there(url: str) -> None:
+    """Passes if all that the dumps hold is in the registry, and works."""
+    store = open_store(url)
+    names = [task.name for task in store.list_tasks(namespace="default")]
+    assert names == ["sentiment", "twin", "plain"]
+    first, twin, _ = store.list_tasks(namespace="default")
+    assert first.tags == ("reviews", "auto")
+    assert first.examples[1].input == "D\u00fcr\u2014"
+    adapters = store.list_adapters(namespace="default")
+    assert [(a.version, a.hypernet_fingerprint is not None) for a in adapters] == [
+        (1, True),
+        (2, False),
+    ]
+    assert adapters[0].metrics == {"gain": 0.25}
+    assert all(len(store.adapter_bytes(a)) == a.size_bytes for a in adapters)
+    for task in (first, twin):
+        assert store.current_adapter(task.id, base_fingerprint=BASE.fingerprint) == adapters[0]
+    found = store.nearest(vector(0, 0.6, 0.8), embedder_id=EMBEDDER, namespace="default", limit=1)
+    assert (found[0].task.name, round(found[0].score, 5)) == ("plain", 1.0)
+    store.close()
+
+
+def test_every_released_schema_is_upgraded_with_all_it_holds(released: str) -> None:
+    assert schema.upgrade(released) == schema.head()
+    assert_all_there(released)
+    store = open_store(released)
+    assert add(store, "next").id == 6  # 3 was given out before, and is not given out again
+    adapter = store.put_adapter(new_adapter(add(store, "new"), seed=9))
+    assert adapter.id == 2**20 + 4
+    assert adapter.version == 1
+    store.remove_task("sentiment", namespace="default")
+    assert add(store, "sentiment").revision == 1
+    store.close()
+
+
+def test_a_downgrade_gives_up_only_what_the_older_schema_cannot_hold(released: str) -> None:
+    schema.upgrade(released)
+    store = open_store(released)
+    add(store, "removed")
+    store.remove_task("removed", namespace="default")
+    store.close()
+    assert schema.downgrade(released, "0001") == "0001"
+    assert schema.current(released) == "0001"
+    schema.upgrade(released)
+    assert_all_there(released)
+    with pytest.raises(SchemaVersionError, match="no older schema"):
+        schema.downgrade(released, schema.head())
+    with pytest.raises(SchemaVersionError, match="choose one of: 0001"):
+        schema.downgrade(released, "none")

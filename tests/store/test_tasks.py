@@ -46,7 +46,7 @@ def test_same_name_and_text_is_the_same_task(store: Store) -> None:
 
 def test_same_name_with_other_text_is_refused(store: Store) -> None:
     first = add(store, "sum")
-    with pytest.raises(DuplicateTaskError, match=r"sum.*another description.*remove-task"):
+    with pytest.raises(DuplicateTaskError, match=r"sum.*another description.*update-task"):
         store.add_task(new_task("sum", "Other"), embedder_id=EMBEDDER, embedding=vector(1, 0, 0))
     assert store.list_tasks(namespace="default") == [first]
 
@@ -112,11 +112,12 @@ def test_the_oldest_of_equal_descriptions_is_found(store: Store) -> None:
     assert found.name == "second"
 
 
-def test_removal_takes_tags_and_vectors_and_frees_the_name(store: Store, url: str) -> None:
+def test_purging_takes_tags_and_vectors_and_frees_the_name(store: Store, url: str) -> None:
     store.add_task(new_task("sum", tags=("x",)), embedder_id=EMBEDDER, embedding=vector(1, 0))
     task = store.get_task("sum", namespace="default")
     assert task is not None
     store.remove_task("sum", namespace="default")
+    store.purge_task("sum", namespace="default")
     for table in ("tasks", "task_tags", "task_embeddings"):
         assert execute(url, f"SELECT count(*) FROM {table}") == [(0,)]
     again, created = store.add_task(

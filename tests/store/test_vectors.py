@@ -125,7 +125,7 @@ def test_a_truncated_vector_is_reported(sqlite_url: str) -> None:
     store = open_store(sqlite_url)
     add(store, "t", 1, 0, 0)
     execute(sqlite_url, "UPDATE task_embeddings SET embedding = x'0000803f00'")
-    with pytest.raises(RegistryError, match="embedding of task 1 is damaged"):
+    with pytest.raises(RegistryError, match="stored embedding 1 is damaged"):
         near(store, 1, 0, 0)
     store.close()
 

@@ -95,7 +95,7 @@ def _stop_half_way(url: str) -> None:
 def _write_to_small_disk(url: str) -> None:
     """Registers tasks until the file may grow no more; prints the error."""
     store = open_store(url)
-    limit_bytes = 200_000
+    limit_bytes = 400_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
     _print_failure(store)
 
