@@ -25,6 +25,18 @@ HyperplugError
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Returns `text` on one line: whatever could write to a terminal or forge a log line escaped.
+
+    That is all that Python calls unprintable: line breaks, control and bidirectional
+    characters, and unpaired surrogates, which no stream can encode.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
 class HyperplugError(Exception):
     """Root of all errors meant for the user: one line of what, one of what to do.
 

@@ -134,6 +134,15 @@ def test_foreign_tensors() -> None:
     assert "no LoRA matrices: base_model.model.lm_head.weight" in refusal(save(tensors)).message
 
 
+def test_matrices_of_a_huge_rank_are_not_multiplied() -> None:
+    data = save({A: np.zeros((2000, 16), np.float16), B: np.zeros((16, 2000), np.float16)})
+    tracemalloc.start()
+    assert "rank 2000 is above" in refusal(data).message
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**20  # the products would take 32 MB each
+
+
 def test_a_vector_in_place_of_a_matrix() -> None:
     tensors = {A: np.ones(16, np.float16), B: np.ones((16, 4), np.float16)}
     assert "no LoRA matrices" in refusal(save(tensors)).message
