@@ -6,7 +6,13 @@ from collections.abc import Iterable
 
 from hyperplug.entities import Example, NewTask, TaskDraft
 from hyperplug.errors import InvalidDescriptionError
-from hyperplug.naming import MAX_EXAMPLES, check_description, check_name, description_digest
+from hyperplug.naming import (
+    MAX_EXAMPLES,
+    check_description,
+    check_name,
+    description_digest,
+    is_storable,
+)
 
 
 def check_draft(draft: TaskDraft, *, namespace: str) -> NewTask:
@@ -39,5 +45,9 @@ def check_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
         if not (isinstance(example.input, str) and isinstance(example.output, str)):
             raise InvalidDescriptionError(
                 f"example {number} is not a pair of texts", hint='give "input" and "output"'
+            )
+        if not (is_storable(example.input) and is_storable(example.output)):
+            raise InvalidDescriptionError(
+                f"example {number} is not valid UTF-8 or holds a NUL", hint="save the text as UTF-8"
             )
     return checked
