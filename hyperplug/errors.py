@@ -40,6 +40,8 @@ def printable(text: str) -> str:
 class HyperplugError(Exception):
     """Root of all errors meant for the user: one line of what, one of what to do.
 
+    Whatever text from outside they quote is made `printable`, so that they can be logged.
+
     Attributes:
         message: what went wrong, with the offending value.
         hint: what to do about it; may be empty.
@@ -50,8 +52,12 @@ class HyperplugError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = self._shown(message)
+        self.hint = printable(hint)
+
+    @staticmethod
+    def _shown(message: str) -> str:
+        return printable(message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -96,7 +102,7 @@ class InvalidTaskFileError(HyperplugError):
 
     def __init__(self, message: str, *, problems: tuple[str, ...] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.problems = problems
+        self.problems = tuple(map(printable, problems))
 
 
 class NotFoundError(HyperplugError):
@@ -136,7 +142,7 @@ class InvalidAdapterError(HyperplugError):
 
     def __init__(self, message: str, *, problems: tuple[str, ...] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.problems = problems
+        self.problems = tuple(map(printable, problems))
 
 
 class CorruptAdapterError(InvalidAdapterError):
@@ -160,4 +166,11 @@ class TrainingError(HyperplugError):
 
 
 class ServerError(HyperplugError):
-    """The model server did not start, died, or answered in an unexpected way."""
+    """The model server did not start, died, or answered in an unexpected way.
+
+    Its message may have further lines: the last ones of the server's log.
+    """
+
+    @staticmethod
+    def _shown(message: str) -> str:
+        return "\n".join(map(printable, message.split("\n")))

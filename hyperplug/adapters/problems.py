@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperplug.errors import InvalidAdapterError, printable
+from hyperplug.errors import InvalidAdapterError
 
 _SHOWN = 3
 _KEPT = 20
@@ -12,7 +12,7 @@ class Problems:
     """The faults found so far in one adapter."""
 
     def __init__(self, subject: str) -> None:
-        self._subject = printable(subject)
+        self._subject = subject
         self._found: list[str] = []
         self._hint = ""
         self._count = 0
@@ -25,7 +25,7 @@ class Problems:
         self._count += 1
         self._hint = self._hint or hint
         if len(self._found) < _KEPT:
-            self._found.append(printable(message))
+            self._found.append(message)
 
     def add_each(self, label: str, names: list[str], *, hint: str) -> None:
         """Notes one fault shared by many modules or files, naming the first few."""

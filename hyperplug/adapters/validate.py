@@ -39,7 +39,7 @@ from hyperplug.adapters.peft_format import (
 from hyperplug.adapters.problems import Problems
 from hyperplug.adapters.safetensors_file import read_tensors
 from hyperplug.entities import AdapterWeights, BaseModelSpec
-from hyperplug.errors import BaseMismatchError, printable
+from hyperplug.errors import BaseMismatchError
 
 MAX_WEIGHTS_BYTES = 512 * 2**20
 
@@ -195,8 +195,7 @@ def _read_origin(folder: Path, problems: Problems) -> _Origin:
 def _check_base(folder: Path, *, base: BaseModelSpec | None, fingerprint: str | None) -> None:
     if base is not None and fingerprint not in (None, base.fingerprint):
         raise BaseMismatchError(
-            f"adapter folder {printable(str(folder))} was made for the base model "
-            f"{printable(str(fingerprint)[:8])}, "
+            f"adapter folder {folder} was made for the base model {str(fingerprint)[:8]}, "
             f"not for {base.id} ({base.fingerprint[:8]})",
             hint="use an adapter of this base model, or --base to name the other",
         )
