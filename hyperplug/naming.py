@@ -78,7 +78,7 @@ def check_description(description: str) -> str:
     text = description.strip()
     # Normalising takes time in the square of a run of combining marks: first, a bound.
     if len(text) > MAX_DESCRIPTION_BYTES:
-        raise _too_long(f"{len(text):,} characters")
+        raise _too_long(len(text.encode("utf-8", "surrogatepass")))
     text = unicodedata.normalize("NFC", text).strip()
     if not text:
         raise InvalidDescriptionError(
@@ -91,7 +91,7 @@ def check_description(description: str) -> str:
             "the description is not valid UTF-8", hint="save the text as UTF-8"
         ) from exc
     if size_bytes > MAX_DESCRIPTION_BYTES:
-        raise _too_long(f"{size_bytes:,} bytes")
+        raise _too_long(size_bytes)
     if _CONTROL.search(text):
         raise InvalidDescriptionError(
             "the description holds control characters", hint="remove them; is it a binary file?"
@@ -108,9 +108,9 @@ def is_storable(text: str) -> bool:
     return "\x00" not in text
 
 
-def _too_long(size: str) -> InvalidDescriptionError:
+def _too_long(size_bytes: int) -> InvalidDescriptionError:
     return InvalidDescriptionError(
-        f"the description has {size}, over the limit of {MAX_DESCRIPTION_BYTES:,} bytes",
+        f"the description has {size_bytes:,} bytes, over the limit of {MAX_DESCRIPTION_BYTES:,}",
         hint="describe the task in a few sentences; put data into examples",
     )
 
