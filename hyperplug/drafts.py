@@ -11,7 +11,7 @@ from hyperplug.naming import (
     check_description,
     check_name,
     description_digest,
-    is_storable,
+    is_encodable,
 )
 
 
@@ -46,8 +46,8 @@ def check_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
             raise InvalidDescriptionError(
                 f"example {number} is not a pair of texts", hint='give "input" and "output"'
             )
-        if not (is_storable(example.input) and is_storable(example.output)):
+        if not (is_encodable(example.input) and is_encodable(example.output)):
             raise InvalidDescriptionError(
-                f"example {number} is not valid UTF-8 or holds a NUL", hint="save the text as UTF-8"
+                f"example {number} is not valid UTF-8", hint="save the text as UTF-8"
             )
     return checked

@@ -99,13 +99,13 @@ def check_description(description: str) -> str:
     return text
 
 
-def is_storable(text: str) -> bool:
-    """Returns whether both databases and every digest take `text`: no NUL, no lone surrogate."""
+def is_encodable(text: str) -> bool:
+    """Returns whether `text` has no unpaired surrogate, which no UTF-8 can hold."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         return False
-    return "\x00" not in text
+    return True
 
 
 def _too_long(size_bytes: int) -> InvalidDescriptionError:

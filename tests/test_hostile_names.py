@@ -197,11 +197,10 @@ def test_examples_that_pass_can_be_stored_and_digested(pairs: list[tuple[str, st
         return
     key = generation_key("a task", checked, hypernet_fingerprint="h", base_fingerprint="b")
     assert re.fullmatch("[0-9a-f]{64}", key)
-    assert not any("\0" in example.input + example.output for example in checked)
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\0b", "\udcff"])
-def test_an_example_that_no_database_takes_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\udcff"])
+def test_an_example_that_has_no_digest_is_refused(text: str) -> None:
     for example in (Example(input=text, output="x"), Example(input="x", output=text)):
         with pytest.raises(InvalidDescriptionError, match="example 2"):
             check_examples([Example(input="x", output="y"), example])

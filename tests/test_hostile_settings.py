@@ -108,7 +108,7 @@ def test_a_hostile_text_reaches_no_error_or_log_record_raw(
         TaskDraft(name=text, description="x"),
         TaskDraft(name="x", description="x", tags=(text,)),
         TaskDraft(name="x", description=f"a{text}b" * 9000),
-        TaskDraft(name="x", description="x", examples=(Example(input=text, output="\0"),)),
+        TaskDraft(name="x", description="x", examples=(Example(input=text, output="\ud800"),)),
     ]
     log = logging.getLogger("hyperplug.test")
     for draft in drafts:

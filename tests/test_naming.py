@@ -103,7 +103,6 @@ def test_what_a_terminal_obeys_is_no_description() -> None:
         check_description("Answer \x9b2J yes or no.")
 
 
-@pytest.mark.parametrize("text", ["\ud800", "\0"])
-def test_an_example_that_no_database_takes_is_refused(text: str) -> None:
+def test_an_example_with_an_unpaired_surrogate_is_refused() -> None:
     with pytest.raises(InvalidDescriptionError, match="example 1"):
-        check_examples([Example(input="x", output=text)])
+        check_examples([Example(input="x", output="\ud800")])

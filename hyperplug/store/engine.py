@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
 from hyperplug.errors import ConfigError, MissingExtraError, RegistryError
-from hyperplug.naming import is_storable
+from hyperplug.naming import is_encodable
 from hyperplug.store.failures import masked, reported
 
 BUSY_TIMEOUT_SECONDS = 20
@@ -32,7 +32,7 @@ def parse_url(url: str) -> URL:
     Raises:
         ConfigError: when it is malformed or names another kind of database.
     """
-    if not is_storable(str(url)):
+    if not is_encodable(str(url)) or "\x00" in str(url):
         raise ConfigError("the registry URL holds a NUL or is not valid UTF-8", hint=_HINT)
     try:
         parsed = make_url(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
+from hyperplug.entities import Example
 from hyperplug.errors import ConfigError, HyperplugError, RegistryError
 from hyperplug.naming import DEFAULT_NAMESPACE, description_digest
 from hyperplug.store import Store, open_store
@@ -184,6 +186,14 @@ def test_sql_in_a_description_is_stored_and_found_as_text(store: Store) -> None:
     for number, text in enumerate(HOSTILE_TEXTS):
         found = store.find_task_by_text(description_digest(text), namespace=DEFAULT_NAMESPACE)
         assert found is not None and (found.name, found.description) == (f"task-{number}", text)
+
+
+def test_sql_and_a_nul_in_an_example_are_stored_as_text(store: Store) -> None:
+    examples = tuple(Example(input=text, output="a\0b") for text in HOSTILE_TEXTS)
+    task = replace(new_task("sums"), examples=examples)
+    store.add_task(task, embedder_id=EMBEDDER, embedding=vector(1, 0, 0))
+    found = store.get_task("sums", namespace=DEFAULT_NAMESPACE)
+    assert found is not None and found.examples == examples
 
 
 def test_sql_in_a_name_tag_or_namespace_is_stored_and_found_as_text(store: Store) -> None:
