@@ -18,8 +18,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+
+from hyperplug.hypernet.train import best_file
 
 PLAIN = ("--composed", "0", "--rewordings", "0", "--in-prompt", "0")
 TOLD = ("--composed", "0", "--in-prompt", "1", "--max-tokens", "288")
@@ -73,6 +76,7 @@ NETWORKS = {
 @click.option("--networks", default=",".join(NETWORKS), show_default=True)
 @click.option("--seeds", default="0", show_default=True)
 @click.option("--hypernet", type=click.Path(path_type=Path), help="Measure this one as ours.")
+@click.option("--neighbours", default=3, show_default=True, help="LoRAs near a test task; 0: none.")
 @click.option("--only-train", is_flag=True)
 @click.option("--limit-examples", default=6, show_default=True, help="Asked of a test task.")
 def main(
@@ -84,6 +88,7 @@ def main(
     networks: str,
     seeds: str,
     hypernet: Path | None,
+    neighbours: int,
     only_train: bool,
     limit_examples: int,
 ) -> None:
@@ -100,9 +105,12 @@ def main(
         train(name, out / f"{name}-{steps}-{seed}", out, setting=setting, steps=steps, seed=seed)
     if only_train:
         return
-    banks = single_loras(splits, out, limit_examples=limit_examples)
+    banks = single_loras(splits, out, limit_examples=limit_examples, neighbours=neighbours)
     for seed in seeds.split(","):
-        trained = {name: out / f"{name}-{steps}-{seed}.safetensors" for name in chosen}
+        trained = {
+            name: better(name, out / f"{name}-{steps}-{seed}.safetensors", splits)
+            for name in chosen
+        }
         if hypernet is not None:
             trained["hypernet"] = hypernet
         for t2l in [name for name in chosen if name.startswith("t2l")] or [""]:
@@ -166,6 +174,29 @@ def train(
     file.with_suffix(".state.pt").unlink(missing_ok=True)
 
 
+def better(name: str, last: Path, splits: Mapping[str, Path]) -> Path:
+    """Returns of a network's last weights and those of its lowest loss on validation tasks
+    the ones that score higher on them."""
+    files = [last, best_file(last)]
+    if not files[1].is_file():
+        return last
+    arm = name.removesuffix("-matched")
+    scores = []
+    for file in files:
+        result = file.with_suffix(".json")
+        if not result.is_file():
+            limits = ("--limit-examples", 3, "--dtype", "auto", "--seed", 0, "--json", result)
+            tasks = ("--tasks", splits["validation"], "--train-tasks", splits["train"])
+            run("evaluate", *tasks, "--arms", arm, f"--{arm}", file, *limits)
+        scores.append(score(json.loads(result.read_text()), arm))
+    return files[scores.index(max(scores))]
+
+
+def score(result: Mapping[str, Any], arm: str) -> float:
+    """Returns an arm's mean over families."""
+    return float(result["arms"][arm]["family_mean"])
+
+
 def validation_loss(trial: Path) -> float:
     """Returns the lowest loss on validation tasks that a trained network's log holds."""
     with trial.with_name(f"{trial.name}.csv").open() as file:
@@ -173,7 +204,7 @@ def validation_loss(trial: Path) -> float:
 
 
 def single_loras(
-    splits: Mapping[str, Path], out: Path, *, limit_examples: int
+    splits: Mapping[str, Path], out: Path, *, limit_examples: int, neighbours: int
 ) -> dict[str, Path | None]:
     """Returns the LoRAs of single tasks, trained unless they are there: the test tasks' own,
     and those of the training tasks nearest to them."""
@@ -181,10 +212,10 @@ def single_loras(
     if not oracle.is_file():
         limits = ("--include-noncommercial", "--hold-out", limit_examples)
         run("train-loras", "--tasks", splits["test"], "--out", oracle, *limits)
-    if not bank.is_file():
-        like = ("--like", splits["test"], "--neighbours", 3)
+    if neighbours and not bank.is_file():
+        like = ("--like", splits["test"], "--neighbours", neighbours)
         run("train-loras", "--tasks", splits["train"], "--out", bank, *like)
-    return {"oracle": oracle, "loras": bank}
+    return {"oracle": oracle, "loras": bank if neighbours else None}
 
 
 def measure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyperplug.errors import ConfigError
@@ -22,7 +22,7 @@ class Settings:
     Attributes:
         home: data folder: the default SQLite registry and the adapter library.
         cache: folder for what can be made again (prepared base models).
-        registry_url: SQLAlchemy URL.
+        registry_url: SQLAlchemy URL; not shown in `repr`, as it may hold a password.
         base: hub id or folder of the base model.
         hypernet: path of a hypernetwork checkpoint; None picks the shipped one.
         embedder: hub id, folder or packaged name of the text encoder.
@@ -32,7 +32,7 @@ class Settings:
 
     home: Path
     cache: Path
-    registry_url: str
+    registry_url: str = field(repr=False)
     base: str = DEFAULT_BASE
     hypernet: Path | None = None
     embedder: str = DEFAULT_EMBEDDER
@@ -59,7 +59,7 @@ def load_settings(
     HYPERPLUG_HYPERNET, HYPERPLUG_EMBEDDER, HYPERPLUG_NAMESPACE, HYPERPLUG_ACTOR.
 
     Raises:
-        ConfigError: for a checkpoint that is not there.
+        ConfigError: for a checkpoint that is not there, or a path that cannot be one.
         InvalidNameError: for an illegal namespace.
     """
     import platformdirs
@@ -69,20 +69,19 @@ def load_settings(
         home or env.get("HYPERPLUG_HOME") or platformdirs.user_data_dir("hyperplug")
     )
     cache = _absolute(env.get("HYPERPLUG_CACHE") or platformdirs.user_cache_dir("hyperplug"))
-    checkpoint = hypernet or env.get("HYPERPLUG_HYPERNET") or None
-    if checkpoint is not None and not Path(checkpoint).is_file():
+    named = hypernet or env.get("HYPERPLUG_HYPERNET")
+    checkpoint = _absolute(named) if named else None
+    if checkpoint is not None and not _is_file(checkpoint):
         raise ConfigError(
-            f"hypernetwork checkpoint {str(checkpoint)!r} does not exist",
+            f"hypernetwork checkpoint {str(named)!r} does not exist",
             hint="check --hypernet or HYPERPLUG_HYPERNET; unset it to use the shipped one",
         )
     return Settings(
         home=home_folder,
         cache=cache,
-        registry_url=registry_url
-        or env.get("HYPERPLUG_REGISTRY")
-        or f"sqlite:///{home_folder / 'registry.db'}",
+        registry_url=registry_url or env.get("HYPERPLUG_REGISTRY") or _registry_in(home_folder),
         base=base or env.get("HYPERPLUG_BASE") or DEFAULT_BASE,
-        hypernet=_absolute(checkpoint) if checkpoint is not None else None,
+        hypernet=checkpoint,
         embedder=env.get("HYPERPLUG_EMBEDDER") or DEFAULT_EMBEDDER,
         namespace=check_name(
             namespace or env.get("HYPERPLUG_NAMESPACE") or DEFAULT_NAMESPACE, kind="namespace"
@@ -100,4 +99,27 @@ def _user_at_host() -> str:
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
-    return Path(path).expanduser().absolute()
+    try:
+        found = Path(path).expanduser().absolute()
+    except RuntimeError as exc:  # a user that is not there
+        raise ConfigError(f"path {str(path)!r}: {exc}", hint="give the path in full") from exc
+    if "\0" in str(path):
+        raise ConfigError(f"path {str(path)!r} holds a NUL", hint="give another path")
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name, or a folder that is closed to us
+        return False
+
+
+def _registry_in(home: Path) -> str:
+    """Returns the URL of the default registry."""
+    if "?" in str(home):  # begins the options of a URL, and cannot be escaped
+        raise ConfigError(
+            f"the data folder {str(home)!r} has a '?' in its path",
+            hint="choose another HYPERPLUG_HOME, or name a registry with HYPERPLUG_REGISTRY",
+        )
+    return f"sqlite:///{home / 'registry.db'}"

@@ -6,7 +6,13 @@ from collections.abc import Iterable
 
 from hyperplug.entities import Example, NewTask, TaskDraft
 from hyperplug.errors import InvalidDescriptionError
-from hyperplug.naming import MAX_EXAMPLES, check_description, check_name, description_digest
+from hyperplug.naming import (
+    MAX_EXAMPLES,
+    check_description,
+    check_name,
+    description_digest,
+    is_encodable,
+)
 
 
 def check_draft(draft: TaskDraft, *, namespace: str) -> NewTask:
@@ -44,5 +50,9 @@ def check_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
         if not (isinstance(example.input, str) and isinstance(example.output, str)):
             raise InvalidDescriptionError(
                 f"example {number} is not a pair of texts", hint='give "input" and "output"'
+            )
+        if not (is_encodable(example.input) and is_encodable(example.output)):
+            raise InvalidDescriptionError(
+                f"example {number} is not valid UTF-8", hint="save the text as UTF-8"
             )
     return checked

@@ -25,8 +25,22 @@ HyperplugError
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Returns `text` on one line: whatever could write to a terminal or forge a log line escaped.
+
+    That is all that Python calls unprintable: line breaks, control and bidirectional
+    characters, and unpaired surrogates, which no stream can encode.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
 class HyperplugError(Exception):
     """Root of all errors meant for the user: one line of what, one of what to do.
+
+    Whatever text from outside they quote is made `printable`, so that they can be logged.
 
     Attributes:
         message: what went wrong, with the offending value.
@@ -38,8 +52,12 @@ class HyperplugError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = self._shown(message)
+        self.hint = printable(hint)
+
+    @staticmethod
+    def _shown(message: str) -> str:
+        return printable(message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -84,7 +102,7 @@ class InvalidTaskFileError(HyperplugError):
 
     def __init__(self, message: str, *, problems: tuple[str, ...] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.problems = problems
+        self.problems = tuple(map(printable, problems))
 
 
 class NotFoundError(HyperplugError):
@@ -128,7 +146,7 @@ class InvalidAdapterError(HyperplugError):
 
     def __init__(self, message: str, *, problems: tuple[str, ...] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.problems = problems
+        self.problems = tuple(map(printable, problems))
 
 
 class CorruptAdapterError(InvalidAdapterError):
@@ -152,4 +170,11 @@ class TrainingError(HyperplugError):
 
 
 class ServerError(HyperplugError):
-    """The model server did not start, died, or answered in an unexpected way."""
+    """The model server did not start, died, or answered in an unexpected way.
+
+    Its message may have further lines: the last ones of the server's log.
+    """
+
+    @staticmethod
+    def _shown(message: str) -> str:
+        return "\n".join(map(printable, message.split("\n")))

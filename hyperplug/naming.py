@@ -19,8 +19,8 @@ MAX_EXAMPLES = 1_000
 DIGEST_LENGTH = 8
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?\Z")
-_ADAPTER_NAME = re.compile(r"(?P<task>[a-z0-9][a-z0-9_-]*)@(?P<digest>[0-9a-f]{8})\Z")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_ADAPTER_NAME = re.compile(r"(?P<task>[a-z0-9][a-z0-9_-]{0,62})@(?P<digest>[0-9a-f]{8})\Z")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def check_name(name: str, *, kind: str = "task name") -> str:
@@ -100,7 +100,11 @@ def check_description(description: str) -> str:
         raise InvalidDescriptionError(
             f"description is {type(description).__name__}, not text", hint="pass a string"
         )
-    text = unicodedata.normalize("NFC", description).strip()
+    text = description.strip()
+    # Normalising takes time in the square of a run of combining marks: first, a bound.
+    if len(text) > MAX_DESCRIPTION_BYTES:
+        raise _too_long(len(text.encode("utf-8", "surrogatepass")))
+    text = unicodedata.normalize("NFC", text).strip()
     if not text:
         raise InvalidDescriptionError(
             "the description is empty", hint="say in a sentence what the model should do"
@@ -112,16 +116,28 @@ def check_description(description: str) -> str:
             "the description is not valid UTF-8", hint="save the text as UTF-8"
         ) from exc
     if size_bytes > MAX_DESCRIPTION_BYTES:
-        raise InvalidDescriptionError(
-            f"the description has {size_bytes:,} bytes, over the limit of "
-            f"{MAX_DESCRIPTION_BYTES:,}",
-            hint="describe the task in a few sentences; put data into examples",
-        )
+        raise _too_long(size_bytes)
     if _CONTROL.search(text):
         raise InvalidDescriptionError(
             "the description holds control characters", hint="remove them; is it a binary file?"
         )
     return text
+
+
+def is_encodable(text: str) -> bool:
+    """Returns whether `text` has no unpaired surrogate, which no UTF-8 can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _too_long(size_bytes: int) -> InvalidDescriptionError:
+    return InvalidDescriptionError(
+        f"the description has {size_bytes:,} bytes, over the limit of {MAX_DESCRIPTION_BYTES:,}",
+        hint="describe the task in a few sentences; put data into examples",
+    )
 
 
 def description_digest(description: str) -> str:

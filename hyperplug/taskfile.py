@@ -130,9 +130,10 @@ def _opened(path: Path) -> Iterator[tuple[BufferedIOBase, BufferedIOBase]]:
         raise InvalidTaskFileError(
             f"{path} holds damaged gzip data", hint="compress the file again"
         ) from exc
-    except OSError as exc:
+    except (OSError, ValueError) as exc:  # ValueError: a NUL or a lone surrogate in the path
+        reason = (isinstance(exc, OSError) and exc.strerror) or exc
         raise ConfigError(
-            f"cannot read {path}: {exc.strerror or exc}", hint="give a file of JSON lines"
+            f"cannot read {path}: {reason}", hint="give a file of JSON lines"
         ) from exc
 
 

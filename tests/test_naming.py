@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperplug.drafts import check_examples
 from hyperplug.entities import Example
 from hyperplug.errors import InvalidDescriptionError, InvalidNameError
 from hyperplug.naming import (
@@ -90,3 +91,18 @@ def test_generation_key_depends_on_all_its_parts() -> None:
 
     keys = {key(), key(text="u"), key(example="jn"), key(hypernet="i"), key(base="c")}
     assert len(keys) == 5 and key() == key()
+
+
+def test_a_long_run_of_combining_marks_is_refused_before_it_is_normalised() -> None:
+    with pytest.raises(InvalidDescriptionError, match="200,000 bytes"):
+        check_description("\u0334\u0300" * 50_000)
+
+
+def test_what_a_terminal_obeys_is_no_description() -> None:
+    with pytest.raises(InvalidDescriptionError, match="control characters"):
+        check_description("Answer \x9b2J yes or no.")
+
+
+def test_an_example_with_an_unpaired_surrogate_is_refused() -> None:
+    with pytest.raises(InvalidDescriptionError, match="example 1"):
+        check_examples([Example(input="x", output="\ud800")])

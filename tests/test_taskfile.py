@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperplug.entities import Example, TaskDraft
-from hyperplug.errors import HyperplugError, InvalidTaskFileError
+from hyperplug.errors import ConfigError, HyperplugError, InvalidTaskFileError
 from hyperplug.taskfile import MAX_LINE_BYTES, read_examples, read_tasks
 
 texts = st.text(max_size=40)
@@ -103,3 +103,8 @@ def test_damaged_gzip_is_an_error(tmp_path: Path) -> None:
     file.write_bytes(gzip.compress(b'{"input": "a", "output": "b"}\n' * 1000)[:-20])
     with pytest.raises(HyperplugError, match="gzip"):
         read_examples(file)
+
+
+def test_a_path_with_a_nul_cannot_be_read() -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_examples(Path("a\0b"))

@@ -11,6 +11,7 @@ from typing import Any
 from hyperplug.adapters.problems import Problems
 
 MAX_CONFIG_BYTES = 2**20
+MAX_MODULE_LENGTH = 255
 
 # Read by `parse_config`, or without meaning for a trained adapter.
 _READ = frozenset(
@@ -160,6 +161,9 @@ def _targets(config: Mapping[str, Any], problems: Problems) -> frozenset[str] | 
     if isinstance(targets, str) and targets:
         return None
     if isinstance(targets, list) and targets and _are_texts(targets):
+        if max(map(len, targets)) > MAX_MODULE_LENGTH:
+            problems.add("target_modules has a name too long for a module", hint=_CONFIG_HINT)
+            return None
         return frozenset(targets)
     problems.add(
         f"target_modules is {_shown(config, 'target_modules')}, not a list of module names",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperplug.adapters.peft_config import MAX_MODULE_LENGTH
 from hyperplug.adapters.safetensors_file import read_tensors
 from hyperplug.entities import Adapter, AdapterWeights
 from hyperplug.errors import InvalidAdapterError
@@ -24,7 +25,11 @@ CONFIG_FILE = "adapter_config.json"
 PROVENANCE_FILE = "hyperplug.json"
 PROVENANCE_FORMAT = 1
 
-_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight\Z")
+# Bounded, and free of what a path, a log or a database could stumble over.
+_NAME = re.compile(
+    rf"base_model\.model\.(?P<module>[\w.-]{{1,{MAX_MODULE_LENGTH}}})\.lora_(?P<factor>[AB])\.weight\Z",
+    re.ASCII,
+)
 
 Pair = tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hyperplug.errors import InvalidAdapterError
 
 MAX_HEADER_BYTES = 2**20
+MAX_DIMENSIONS = 32  # what every numpy can hold; an adapter's matrices have two
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _HINT = "fetch or export the adapter again"
 
@@ -87,10 +88,10 @@ def _entry(name: str, value: Any, begin: int) -> TensorEntry:
         raise _invalid(f"describes tensor {name[:120]!r} in no known way") from exc
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise _invalid(
-            f"holds {str(dtype)[:20]} in tensor {name[:120]!r}; only F32, F16 and BF16 are read",
+            f"holds {str(dtype)[:20]!r} in tensor {name[:120]!r}; only F32, F16 and BF16 are read",
             hint="save the adapter in float16 or float32",
         )
-    if not isinstance(shape, list) or not all(_is_size(size) and size > 0 for size in shape):
+    if not _is_shape(shape):
         raise _invalid(f"gives tensor {name[:120]!r} an impossible shape")
     if not _is_size(start) or not _is_size(end):
         raise _invalid(f"gives tensor {name[:120]!r} impossible offsets")
@@ -101,6 +102,15 @@ def _entry(name: str, value: Any, begin: int) -> TensorEntry:
         raise _invalid(f"gives tensor {name[:120]!r} {end - start:,} bytes, not {expected_bytes:,}")
     return TensorEntry(
         name=name, dtype=dtype, shape=tuple(shape), start=begin + start, end=begin + end
+    )
+
+
+def _is_shape(value: object) -> bool:
+    """Returns whether `value` is a shape whose number of elements is cheap to compute."""
+    return (
+        isinstance(value, list)
+        and len(value) <= MAX_DIMENSIONS
+        and all(_is_size(size) and size > 0 for size in value)
     )
 
 

@@ -85,6 +85,7 @@ def validate_bytes(
     pairs = pair_up(read_tensors(data), problems)
     rank = check_ranks(pairs, problems, max_rank=max_rank)
     check_shapes(pairs, problems, base=base)
+    problems.raise_any()  # comparing values takes memory in the square of the rank
     check_values(pairs, problems, scale=(alpha or rank) / max(rank, 1))
     problems.raise_any()
     return AdapterWeights(
@@ -119,6 +120,7 @@ def validate_folder(
     check_ranks(pairs, problems, max_rank=max_rank, declared=settings.rank)
     check_keys(pairs, settings, problems, base=base)
     check_shapes(pairs, problems, base=base)
+    problems.raise_any()  # comparing values takes memory in the square of the rank
     check_values(pairs, problems, scale=settings.scale)
     problems.raise_any()
     return AdapterReport(
@@ -151,8 +153,9 @@ def _list_files(folder: Path, problems: Problems) -> set[str]:
     """Returns the names in `folder` after refusing all that is not a plain adapter file."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as exc:
-        problems.add(f"it cannot be listed: {exc.strerror}", hint="check the path")
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        problems.add(f"it cannot be listed: {reason}", hint="check the path")
         raise problems.error() from exc
     for entry in entries:
         _check_entry(entry, problems)
@@ -182,7 +185,7 @@ def _read_file(path: Path, max_bytes: int, problems: Problems) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             size_bytes = os.fstat(descriptor).st_size
             if size_bytes <= max_bytes:
-                return file.read(max_bytes)
+                return file.read(size_bytes)
     except OSError as exc:
         problems.add(f"{path.name} cannot be read: {exc.strerror}", hint="check its permissions")
         raise problems.error() from exc

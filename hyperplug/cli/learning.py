@@ -118,7 +118,8 @@ def train_hypernet(
     """Train a hypernetwork for a base model.
 
     An interrupted run is resumed. Options left out take the values with which the
-    shipped checkpoint was trained.
+    shipped checkpoint was trained. If the loss on held-out tasks was lower before the end,
+    the weights of then go to a second file, FILE-best.
     """
     from hyperplug.cli.meters import TrainingMeter
     from hyperplug.hypernet.options import TrainingOptions

@@ -93,6 +93,11 @@ class Report:
     seconds_left: float
 
 
+def best_file(out: Path) -> Path:
+    """Returns where the weights of the lowest validation loss go."""
+    return out.with_name(f"{out.stem}-best{out.suffix}")
+
+
 class Trainer:
     """Owns a network in training, and its state on disk beside the output file."""
 
@@ -178,21 +183,25 @@ class Trainer:
         return min(1.0, done)
 
     def save(self) -> None:
-        """Writes the averaged network to the output file: the best one on validation."""
+        """Writes the averaged network to the output file.
+
+        That of the lowest validation loss goes to a file beside it, "…-best", unless it is
+        the same. It is not the one to ship by itself: after the loss has begun to rise, more
+        answers still become right.
+        """
         if not self._workers.is_first:
             return
-        shipped = copy.deepcopy(self._average)
-        if self._best is not None:
-            shipped.load_state_dict(self._best)
-        save_checkpoint(
-            self.out,
-            Checkpoint(
-                network=shipped,
-                support=torch.from_numpy(support_vectors(self._train)),
-                thresholds=calibrate(self._train, self._validation or self._train),
-                training=self._about(),
-            ),
+        network = copy.deepcopy(self._average)
+        checkpoint = Checkpoint(
+            network=network,
+            support=torch.from_numpy(support_vectors(self._train)),
+            thresholds=calibrate(self._train, self._validation or self._train),
+            training=self._about(),
         )
+        save_checkpoint(self.out, checkpoint)
+        if self._best is not None and self._best_row()["step"] != self.step:
+            network.load_state_dict(self._best)
+            save_checkpoint(best_file(self.out), checkpoint)
 
     def _about(self) -> dict[str, Any]:
         """Returns how the network was trained, for its checkpoint."""

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
 from hyperplug.errors import ConfigError, MissingExtraError, RegistryError
+from hyperplug.naming import is_encodable
 from hyperplug.store.failures import masked, reported
 
 BUSY_TIMEOUT_SECONDS = 20
@@ -35,12 +36,19 @@ def parse_url(url: str) -> URL:
     Raises:
         ConfigError: when it is malformed or names another kind of database.
     """
+    if not is_encodable(str(url)) or "\x00" in str(url):
+        raise ConfigError("the registry URL holds a NUL or is not valid UTF-8", hint=_HINT)
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError) as exc:
+    except (ArgumentError, ValueError):
+        # Without its cause: that may quote the URL with its password.
+        raise ConfigError(f"registry URL {_outline(url)!r} is malformed", hint=_HINT) from None
+    if "@" in (parsed.host or "") or ("@" in (parsed.database or "") and parsed.host):
+        # Where the password ends is a guess then, and the rest of it would be shown.
         raise ConfigError(
-            f"registry URL {_without_password(url)!r} is malformed", hint=_HINT
-        ) from exc
+            f"registry URL {_outline(url)!r} has an '@' too many",
+            hint="in a password write '@' as %40, '/' as %2F and '%' as %25",
+        )
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
         return parsed.set(drivername="sqlite", database=_sqlite_path(parsed))
     if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
@@ -50,10 +58,12 @@ def parse_url(url: str) -> URL:
     )
 
 
-def _without_password(url: str) -> str:
-    """Returns a text that could not be parsed, less what may be a password in it."""
-    hidden = re.sub(r"//.*@", "//***@", str(url), flags=re.DOTALL)
-    return re.sub(r"(pass\w*=)[^&\s]*", r"\1***", hidden)[:200]
+def _outline(url: str) -> str:
+    """Returns a text that could not be parsed, less all that may be a password in it."""
+    if re.fullmatch(r"[\w./ -]{0,200}", str(url)):
+        return str(url)
+    scheme = re.match(r"\w[\w+]{0,40}://", str(url))
+    return f"{scheme[0] if scheme else ''}…"
 
 
 def _sqlite_path(url: URL) -> str:
@@ -63,20 +73,31 @@ def _sqlite_path(url: URL) -> str:
             f"registry URL {masked(url)!r} names no file",
             hint="use sqlite:///relative/path.db or sqlite:////absolute/path.db",
         )
-    return str(Path(database).expanduser().absolute())
+    try:
+        return str(Path(database).expanduser().absolute())
+    except RuntimeError as exc:  # a user that is not there
+        raise ConfigError(
+            f"registry URL {masked(url)!r}: {exc}", hint="give the path in full"
+        ) from exc
 
 
 def open_engine(url: URL, *, create: bool) -> Engine:
     """Returns an engine for a URL from `parse_url`; for SQLite the file's folder exists.
 
     Raises:
+        ConfigError: when an option in the URL has an unusable value.
         RegistryError: when the file is not there and must not be made.
         MissingExtraError: when the PostgreSQL driver is not installed.
     """
     if url.get_backend_name() == "sqlite":
         _prepare_file(Path(str(url.database)), create=create)
-        return _sqlite_engine(url)
-    return _postgres_engine(url)
+    try:
+        return _sqlite_engine(url) if url.get_backend_name() == "sqlite" else _postgres_engine(url)
+    except ValueError as exc:
+        raise ConfigError(
+            f"registry URL {masked(url)!r} has an unusable option: {exc}",
+            hint="correct what follows the '?' in it",
+        ) from exc
 
 
 def _prepare_file(path: Path, *, create: bool) -> None:

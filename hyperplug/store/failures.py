@@ -61,7 +61,7 @@ def reported(url: URL) -> Iterator[None]:
 
 def masked(url: URL) -> str:
     """Returns the URL for display, without a password in any place that takes one."""
-    secrets = {key: "***" for key in url.query if "pass" in key.lower()}
+    secrets = {key: "***" for key in url.query if _is_secret(key)}
     if secrets:
         url = url.update_query_dict(secrets)
     return url.render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
@@ -69,12 +69,13 @@ def masked(url: URL) -> str:
 
 def _registry_error(error: SQLAlchemyError, url: URL) -> RegistryError:
     cause = _one_line(error)
-    for secret in (str(url.password or ""), *map(str, _query_passwords(url))):
+    hint = _hint(error, cause)
+    # The longest first: one may be a part of another.
+    for secret in sorted({str(url.password or ""), *_query_secrets(url)}, key=len, reverse=True):
         if secret:
             cause = cause.replace(secret, "***")
-    hint = _hint(error, cause)
     kind = RegistryUnreachableError if _is_lost(error, hint) else RegistryError
-    return kind(f"registry {masked(url)}: {cause}", hint=hint)
+    return kind(f"registry {masked(url)}: {cause[:300]}", hint=hint)
 
 
 def _is_lost(error: SQLAlchemyError, hint: str) -> bool:
@@ -90,7 +91,7 @@ def _one_line(error: SQLAlchemyError) -> str:
         return "all connections are in use"
     text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return lines[0] if lines else type(error).__name__
 
 
 def _hint(error: SQLAlchemyError, cause: str) -> str:
@@ -116,5 +117,11 @@ def _hint(error: SQLAlchemyError, cause: str) -> str:
     return "run: hyperplug doctor"
 
 
-def _query_passwords(url: URL) -> Iterator[object]:
-    return (value for key, value in url.query.items() if "pass" in key.lower())
+def _is_secret(key: str) -> bool:
+    return any(word in key.lower() for word in ("pass", "pwd", "secret", "token"))
+
+
+def _query_secrets(url: URL) -> Iterator[str]:
+    for key, value in url.query.items():
+        if _is_secret(key):
+            yield from (value,) if isinstance(value, str) else value

@@ -94,6 +94,9 @@ def test_a_header_over_the_limit_is_not_parsed() -> None:
         ({A: {"dtype": ["F16"], "shape": [1, 1], "data_offsets": [0, 2]}}, b"12", "only F32"),
         ({A: {"dtype": "F16", "shape": [1, 0], "data_offsets": [0, 0]}}, b"", "impossible shape"),
         ({A: {"dtype": "F16", "shape": [1, True], "data_offsets": [0, 2]}}, b"12", "shape"),
+        ({A: {"dtype": "F16", "shape": [1] * 65, "data_offsets": [0, 2]}}, b"12", "shape"),
+        ({A: {"dtype": "F16", "shape": [2**62] * 9999, "data_offsets": [0, 2]}}, b"12", "shape"),
+        ({A: {"dtype": "I\n8", "shape": [1], "data_offsets": [0, 1]}}, b"1", "'I\\n8'"),
         ({A: {"dtype": "F16", "shape": [1, 1], "data_offsets": [-2, 0]}}, b"12", "offsets"),
         ({A: {"dtype": "F16", "shape": [1, 1], "data_offsets": [0, 1]}}, b"1", "not 2"),
         ({A: {"dtype": "F16", "shape": [1, 1], "data_offsets": [2, 4]}}, b"1234", "gaps"),
@@ -129,6 +132,15 @@ def test_foreign_tensors() -> None:
         "base_model.model.lm_head.weight": np.ones((4, 4), np.float16),
     }
     assert "no LoRA matrices: base_model.model.lm_head.weight" in refusal(save(tensors)).message
+
+
+def test_matrices_of_a_huge_rank_are_not_multiplied() -> None:
+    data = save({A: np.zeros((2000, 16), np.float16), B: np.zeros((16, 2000), np.float16)})
+    tracemalloc.start()
+    assert "rank 2000 is above" in refusal(data).message
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**20  # the products would take 32 MB each
 
 
 def test_a_vector_in_place_of_a_matrix() -> None:

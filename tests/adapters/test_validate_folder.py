@@ -310,3 +310,14 @@ def test_every_fault_of_a_folder_is_in_problems(tmp_path: Path) -> None:
     error = refusal(folder)
     assert isinstance(error, InvalidAdapterError)
     assert len(error.problems) == 3
+
+
+def test_text_of_the_folder_is_shown_escaped_on_one_line(tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "a\nb")
+    (folder / PROVENANCE_FILE).write_text(json.dumps({"base_fingerprint": "\x1b[2J"}))
+    assert "\\nb was made for the base model \\x1b[2J" in refusal(folder).message
+
+
+def test_a_module_path_longer_than_any_is_refused(tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "a", target_modules=["a." * 200])
+    assert "too long" in refusal(folder).message

@@ -51,6 +51,13 @@ def assert_clear(error: HyperplugError) -> None:
         "sqlite:///:memory:",
         "sqlite:///file:x.db?mode=ro&uri=true",
         "sqlite://relative/x.db",
+        "sqlite:///~nosuchuser/x.db",
+        "sqlite:///x\0.db",
+        "sqlite:////tmp/x.db?timeout=soon",
+        "postgresql://user:s3cret",
+        "postgresql:user:s3cret@host/db",
+        "postgresql://user:@s3cret@host/db",
+        "mysql://host/db?token=s3cret",
     ],
 )
 def test_a_wrong_url_is_a_config_error(bad: str) -> None:
