@@ -7,6 +7,7 @@ from sqlalchemy import Engine, select, text
 from hyperplug.entities import BaseModelSpec, HypernetSpec
 from hyperplug.store import identity_rows, schema
 from hyperplug.store.adapters import AdapterStore
+from hyperplug.store.changes import ChangeFeed
 from hyperplug.store.database import retried
 from hyperplug.store.engine import reading, writing
 from hyperplug.store.failures import reported
@@ -46,6 +47,10 @@ class Store(TaskStore, AdapterStore):
         """Returns what tells this registry from every other."""
         with reading(self._engine) as session:
             return session.scalars(select(RegistryRow.identity)).one()
+
+    def watch(self) -> ChangeFeed:
+        """Returns what tells of writes by any process; close it when done."""
+        return ChangeFeed(self._engine)
 
     @retried
     def integrity(self) -> list[str]:

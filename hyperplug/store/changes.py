@@ -1,0 +1,93 @@
+"""Learning that somebody else has written to a registry."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from hyperplug.store.engine import CHANNEL
+
+_POLL_SECONDS = 0.2
+_COUNT = text("SELECT changes FROM registry")
+
+
+class ChangeFeed:
+    """Waits for writes by any process. For use by one thread.
+
+    PostgreSQL says so by itself; SQLite is asked five times a second. While the database
+    is away, waiting goes on; when it is back, that counts as a change.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._listens = engine.dialect.name == "postgresql"
+        self._connection: Any = None
+        self._seen: int | None = None
+        self._refresh()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def wait(self, seconds: float) -> bool:
+        """Returns whether something was written since the last call, as soon as it is known."""
+        deadline = time.monotonic() + seconds
+        while True:
+            if self._refresh():
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._pause(left)
+
+    def _refresh(self) -> bool:
+        """Returns whether the count of writes is another than it was."""
+        try:
+            if self._listens and self._connection is None:
+                self._connection = self._listening()
+            with self._engine.connect() as connection:
+                count = connection.execute(_COUNT).scalar_one()
+        except SQLAlchemyError:
+            self.close()
+            return False
+        changed = self._seen is not None and count != self._seen
+        self._seen = count
+        return changed
+
+    def _listening(self) -> Any:
+        """Returns a connection of its own that PostgreSQL tells of writes."""
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(text(f"LISTEN {CHANNEL}"))
+        connection.detach()
+        return connection
+
+    def _pause(self, left: float) -> None:
+        """Waits until PostgreSQL says something, or for a moment."""
+        if self._connection is None:
+            time.sleep(min(left, _POLL_SECONDS))
+            return
+        import psycopg
+
+        driver: psycopg.Connection = self._connection.connection.dbapi_connection
+        try:
+            for _ in driver.notifies(timeout=left, stop_after=1):
+                return
+        except psycopg.Error:
+            self.close()
