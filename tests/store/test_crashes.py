@@ -31,8 +31,13 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def kill_often(work: Work, url: str, home: Path, *, kills: int) -> list[list[str]]:
-    """Starts the work again and again, kills it, and returns what it was told is done."""
+def kill_often(
+    work: Work, url: str, home: Path, *, kills: int, check: Callable[[], None] = lambda: None
+) -> list[list[str]]:
+    """Starts the work again and again, kills it, and returns what it was told is done.
+
+    `check` looks at what each kill left, before the next process may repair it.
+    """
     record = home / "record"
     record.touch()
     chosen = random.Random(work.__name__)
@@ -46,6 +51,7 @@ def kill_often(work: Work, url: str, home: Path, *, kills: int) -> list[list[str
         time.sleep(chosen.uniform(0, LONGEST_SECONDS))
         process.kill()
         process.join()
+        check()
     lines = [line.split() for line in record.read_text().splitlines()]
     assert len(lines) >= kills
     return lines
@@ -56,19 +62,25 @@ def assert_whole(store: Store, url: str, home: Path) -> None:
     assert store.integrity() == []
     tasks = store.list_tasks(namespace="default")
     assert store.embedding_counts(namespace="default") == {EMBEDDER: len(tasks)}
-    library = Library(home / "library")
-    stored = {adapter.name: adapter for adapter in store.list_adapters(namespace="default")}
-    for adapter in stored.values():
+    for adapter in store.list_adapters(namespace="default"):
         assert len(store.adapter_bytes(adapter)) == adapter.size_bytes
-    for _, name, _ in library.folders():
-        if name in stored:
-            assert library.path(stored[name]) is not None
+    assert_no_half_folder(store, home)
+    library = Library(home / "library")
     library.collect_leftovers(older_than_seconds=-1)
     assert list(library.root.glob(".tmp-*")) == []
     # The next writer finds no lock, and what was never said to be done may be done again.
     add(store, "afterwards", 1, 2, 3)
     found = store.nearest(vector(1, 2, 3), embedder_id=EMBEDDER, namespace="default", limit=1)
     assert found[0].task.name == "afterwards"
+
+
+def assert_no_half_folder(store: Store, home: Path) -> None:
+    """Passes if every folder that can be seen holds its whole adapter."""
+    stored = {adapter.name: adapter for adapter in store.list_adapters(namespace="default")}
+    library = Library(home / "library")
+    for _, name, _ in library.folders():
+        if name in stored:
+            assert library.path(stored[name]) is not None, name
 
 
 @pytest.mark.parametrize(
@@ -80,7 +92,9 @@ def test_writers_killed_at_any_moment(work: Work, url: str, home: Path) -> None:
     store = open_store(url)
     forked.fill(store)
     kills = SQLITE_KILLS if url.startswith("sqlite") else POSTGRES_KILLS
-    done = kill_often(work, url, home, kills=kills)
+    done = kill_often(
+        work, url, home, kills=kills, check=lambda: assert_no_half_folder(store, home)
+    )
     names = {task.name for task in store.list_tasks(namespace="default")}
     adapters = {adapter.name for adapter in store.list_adapters(namespace="default")}
     assert {name for kind, name in done if kind == "task"} <= names
@@ -99,7 +113,13 @@ def test_publishers_killed_at_any_moment(sqlite_url: str, home: Path) -> None:
     forked.fill(store)
     for number in range(5):
         store.put_adapter(new_adapter(add(store, f"p{number}", 1, 0, 0), seed=number))
-    kill_often(forked.publish, sqlite_url, home, kills=SQLITE_KILLS)
+    kill_often(
+        forked.publish,
+        sqlite_url,
+        home,
+        kills=SQLITE_KILLS,
+        check=lambda: assert_no_half_folder(store, home),
+    )
     assert_whole(store, sqlite_url, home)
     store.close()
 
