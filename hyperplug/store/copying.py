@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Table, func, insert, select, text
+from sqlalchemy import Connection, Engine, Table, func, insert, select, text
 
 from hyperplug.errors import RegistryError
 from hyperplug.store import postgres, schema
@@ -33,8 +33,9 @@ class Copied:
 def copy(source: str, target: str, *, progress: Told = lambda done, total: None) -> Copied:
     """Copies everything from the registry at one URL to an empty database at another.
 
-    It is one transaction of the target: all of it arrives, or nothing. What arrived is read
-    back and compared, adapters by their digests.
+    It is one transaction on both sides: what was there at one moment arrives, or nothing.
+    Others may go on writing to the source. What arrived is read back and compared, adapters
+    by their digests.
 
     Args:
         progress: is told how many rows are copied, and how many there are.
@@ -50,7 +51,7 @@ def copy(source: str, target: str, *, progress: Told = lambda done, total: None)
     from_engine = open_engine(parse_url(source), create=False)
     to_engine = open_engine(parse_url(target), create=False)
     try:
-        with reading(from_engine) as session, migrating(to_engine) as to:
+        with reading(_one_state(from_engine)) as session, migrating(to_engine) as to:
             came_from = session.connection()
             _refuse_filled(to)
             tables = Row.metadata.sorted_tables
@@ -68,6 +69,13 @@ def copy(source: str, target: str, *, progress: Told = lambda done, total: None)
     finally:
         from_engine.dispose()
         to_engine.dispose()
+
+
+def _one_state(engine: Engine) -> Engine:
+    """Returns the engine such that all statements of a transaction see the same state."""
+    if engine.dialect.name == "postgresql":
+        return engine.execution_options(isolation_level="REPEATABLE READ")
+    return engine
 
 
 def _refuse_filled(to: Connection) -> None:

@@ -10,6 +10,7 @@ from hyperplug.entities import TaskChange
 from hyperplug.errors import RegistryError
 from hyperplug.naming import description_digest
 from hyperplug.store import Store, copying, open_store, schema
+from tests.store import forked
 from tests.store.samples import (
     BASE,
     EMBEDDER,
@@ -115,3 +116,27 @@ def test_nothing_arrives_if_an_adapter_is_damaged(store: Store, url: str, target
     other = open_store(target)
     assert other.count_tasks(namespace="default") == 0
     other.close()
+
+
+def test_a_copy_made_in_the_middle_of_writes_is_one_state(
+    store: Store, url: str, target: str, tmp_path: Path
+) -> None:
+    forked.fill(store)
+    record = tmp_path / "record"
+    writer = forked.start(forked.generate, url, str(tmp_path), str(record), 1)
+    try:
+        while not record.exists() or len(record.read_text().splitlines()) < 10:
+            assert writer.is_alive()
+        acknowledged = [line.split()[1] for line in record.read_text().splitlines()]
+        copying.copy(url, target)
+    finally:
+        writer.kill()
+        writer.join()
+    restored = open_store(target)
+    adapters = restored.list_adapters(namespace="default")
+    assert set(acknowledged) <= {adapter.name for adapter in adapters}
+    assert all(restored.adapter_bytes(adapter) for adapter in adapters)
+    tasks = restored.list_tasks(namespace="default")
+    assert restored.embedding_counts(namespace="default") == {EMBEDDER: len(tasks)}
+    assert restored.changes() <= store.changes()
+    restored.close()

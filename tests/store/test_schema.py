@@ -215,3 +215,10 @@ def test_a_downgrade_gives_up_only_what_the_older_schema_cannot_hold(released: s
         schema.downgrade(released, schema.head())
     with pytest.raises(SchemaVersionError, match="choose one of: 0001"):
         schema.downgrade(released, "none")
+
+
+@pytest.mark.postgres
+def test_an_older_postgres_does_as_well(older_postgres_server: str) -> None:
+    load(older_postgres_server, ASSETS / "postgresql-0001.sql")
+    schema.upgrade(older_postgres_server)
+    assert_all_there(older_postgres_server)
