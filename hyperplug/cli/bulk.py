@@ -21,12 +21,12 @@ from hyperplug.cli.output import (
     INTERRUPTED,
     adapter_summary,
     print_json,
-    progress_bar,
     say,
     stdin_text,
     task_summary,
     working,
 )
+from hyperplug.cli.progress import Progress
 from hyperplug.policy import harm
 
 if TYPE_CHECKING:
@@ -177,9 +177,9 @@ def _register_lines(
                 tally.lines.append(line.number)
                 yield replace(line.task, tags=(*line.task.tags, *tags))
 
-    shown = 0
-    with progress_bar("Registering", length=file_size(path)) as bar:
-        for outcome in registry.register_tasks(drafts(), **asdict(making)):
+    size_bytes = file_size(path)
+    with Progress("Registering") as progress:
+        for number, outcome in enumerate(registry.register_tasks(drafts(), **asdict(making)), 1):
             tally.add(outcome)
-            bar.update(read - shown)
-            shown = read
+            # How many tasks the file holds is not known, only how much of it is read.
+            progress.update(number, round(len(tally.lines) * size_bytes / max(read, 1)))

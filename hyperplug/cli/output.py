@@ -96,16 +96,6 @@ def working(what: str) -> Iterator[None]:
             click.echo("\r\033[K", err=True, nl=False)
 
 
-@contextmanager
-def progress_bar(label: str, *, length: int) -> Iterator[Any]:
-    """Yields a bar with `update(steps)`, on stderr; it is silent if that is no terminal."""
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(
-        length=length, label=label, file=sys.stderr, show_eta=True, hidden=hidden
-    ) as bar:
-        yield bar
-
-
 def short(text: str, *, width: int = 60) -> str:
     """Returns the text on one line, cut to `width` characters."""
     line = " ".join(text.split())

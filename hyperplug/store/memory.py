@@ -29,10 +29,11 @@ EXACT_LIMIT = 4096
 MATRIX_LIMIT = 200_000
 """More than that are not held as a matrix while the graph is built, but read each time."""
 _PAGE = 20_000
-_SPARE_CANDIDATES = 24
+_SPARE_CANDIDATES = 15
 _SAVE_SHARE = 0.05
 
-_STATE = text(
+# For the driver itself: it is asked before every lookup.
+_STATE = (
     "SELECT (SELECT max(id) FROM task_embeddings WHERE embedder_id = :e AND namespace = :n),"
     " (SELECT max(id) FROM embedding_removals WHERE embedder_id = :e AND namespace = :n)"
 )
@@ -101,7 +102,7 @@ class MemorySearch:
 
     def _refresh(self, connection: Connection) -> None:
         """Brings the index up to the state of the registry; the lock is held."""
-        last_id, last_removal = connection.execute(_STATE, self._key.parameters).one()
+        last_id, last_removal = _state(connection, self._key)
         last_id, last_removal = last_id or 0, last_removal or 0
         if self._index is None and not self._open(connection):
             return
@@ -146,7 +147,7 @@ class MemorySearch:
     def _still_holds(self, connection: Connection, saved: SavedIndex) -> bool:
         """Returns whether all removals since the file was written are still on record."""
         oldest = connection.execute(_OLDEST_REMOVAL).scalar()
-        last_id, _ = connection.execute(_STATE, self._key.parameters).one()
+        last_id, _ = _state(connection, self._key)
         forgotten = oldest is not None and oldest > saved.last_removal + 1
         return (last_id or 0) >= saved.last_id and not forgotten
 
@@ -162,7 +163,7 @@ class MemorySearch:
         try:
             index = HnswIndex.empty(self._key.dimension)
             with self._engine.connect() as connection:
-                last_removal = connection.execute(_STATE, self._key.parameters).one()[1] or 0
+                last_removal = _state(connection, self._key)[1] or 0
                 last_id, last_removal, _ = _catch_up(connection, self._key, index, 0, last_removal)
             with self._engine.connect() as connection, self._lock:
                 self._last_id, self._last_removal, _ = _catch_up(
@@ -182,6 +183,12 @@ class MemorySearch:
         self._unsaved = 0
 
 
+def _state(connection: Connection, key: Key) -> tuple[int | None, int | None]:
+    """Returns the ids of the last vector and of the last removal."""
+    last_id, last_removal = connection.exec_driver_sql(_STATE, key.parameters).one()
+    return last_id, last_removal
+
+
 def _catch_up(
     connection: Connection,
     key: Key,
@@ -194,7 +201,7 @@ def _catch_up(
     Removals first: a vector that comes back has a new id.
     """
     # One state of the registry: removals noted later are of rows that this one still has.
-    state = connection.execute(_STATE, key.parameters).one()
+    state = _state(connection, key)
     removed = connection.execute(_REMOVED, {**key.parameters, "after": last_removal}).scalars()
     gone = np.array(removed.all(), dtype=np.int64)
     index.remove(gone)

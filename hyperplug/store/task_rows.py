@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import Select, delete, exists, func, or_, select
+from sqlalchemy import BindParameter, Select, bindparam, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from hyperplug.entities import Example, NewTask, Task, TaskChange, TaskRevision
@@ -17,6 +17,15 @@ from hyperplug.store.tables import (
     TaskRevisionRow,
     TaskRow,
     TaskTagRow,
+)
+
+# Every lookup asks these: they are put together once, and read without the ORM.
+_IDS: BindParameter[list[int]] = bindparam("ids", expanding=True)
+_BY_ID = select(TaskRow.__table__).where(TaskRow.id.in_(_IDS), TaskRow.deleted_at.is_(None))
+_TAGS_BY_ID = (
+    select(TaskTagRow.task_id, TaskTagRow.tag)
+    .where(TaskTagRow.task_id.in_(_IDS))
+    .order_by(TaskTagRow.position)
 )
 
 
@@ -130,8 +139,26 @@ def count(session: Session, *, namespace: str) -> int:
 
 def by_id(session: Session, task_ids: Sequence[int]) -> dict[int, Task]:
     """Returns those tasks that exist and are not removed, by id."""
-    query = select(TaskRow).where(TaskRow.id.in_(task_ids), TaskRow.deleted_at.is_(None))
-    return {row.id: to_task(row) for row in session.scalars(query)}
+    connection = session.connection()
+    ids = {"ids": list(task_ids)}
+    tags: dict[int, list[str]] = {}
+    for task_id, tag in connection.execute(_TAGS_BY_ID, ids):
+        tags.setdefault(task_id, []).append(tag)
+    return {
+        row.id: Task(
+            id=row.id,
+            namespace=row.namespace,
+            name=row.name,
+            description=row.description,
+            examples=_examples(row.examples),
+            tags=tuple(tags.get(row.id, ())),
+            created_at=row.created_at,
+            revision=row.revision,
+            updated_at=row.updated_at,
+            deleted_at=row.deleted_at,
+        )
+        for row in connection.execute(_BY_ID, ids)
+    }
 
 
 def add(

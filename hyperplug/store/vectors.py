@@ -18,6 +18,9 @@ from hyperplug.store.exact import Vector
 from hyperplug.store.memory import Key, MemorySearch, index_files, scan
 from hyperplug.store.tables import RegistryRow, TaskEmbeddingRow
 
+# For SQLite's driver itself: every lookup asks it.
+_BY_ID = "SELECT task_id, embedding FROM task_embeddings WHERE id IN ({}) AND active"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
@@ -144,14 +147,17 @@ def _on_postgres(session: Session) -> bool:
 
 def _ranked(session: Session, embedding_ids: Sequence[int], query: Vector) -> list[Hit]:
     """Returns the tasks of these embeddings by their exact cosine, best first."""
-    row = TaskEmbeddingRow
-    found = session.execute(
-        select(row.task_id, row.embedding).where(row.id.in_(embedding_ids), row.active)
-    ).all()
+    marks = ",".join("?" * len(embedding_ids))
+    found = session.connection().exec_driver_sql(_BY_ID.format(marks), tuple(embedding_ids)).all()
     if not found:
         return []
     task_ids = np.array([task_id for task_id, _ in found], dtype=np.int64)
-    scores = np.stack([embedding for _, embedding in found]) @ query
+    whole = np.frombuffer(b"".join(embedding for _, embedding in found), dtype="<f4")
+    if whole.size != len(found) * query.size:
+        raise RegistryError(
+            "a stored embedding is damaged", hint="run: hyperplug doctor --deep --repair"
+        )
+    scores = whole.reshape(len(found), -1) @ query
     order = np.lexsort((task_ids, -scores))
     return _hits([(int(task_ids[at]), float(scores[at])) for at in order])
 
