@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from hyperplug.entities import Decision, OnNovel, Resolution
 from hyperplug.errors import RegistryError
+from hyperplug.naming import split_alias_name
 from hyperplug.registry import Registry
 from hyperplug_vllm.answers import BusyError
 from hyperplug_vllm.targets import Target, TargetKind
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 _Key = tuple[TargetKind, str]
 _MAX_REMEMBERED = 1024
+_PATIENCE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class Lookups:
         timeout_seconds: float = 120.0,
     ) -> None:
         self._registry = registry
+        # What is remembered answers sooner than a database that is away for longer.
+        registry.store.patience_seconds = _PATIENCE_SECONDS
         self._on_novel = on_novel
         self._min_score = min_score
         self._max_waiting = max_waiting
@@ -104,8 +108,10 @@ class Lookups:
             ) from exc
 
     def _resolve(self, target: Target) -> Resolution:
-        if target.kind is TargetKind.TASK:
-            self._registry.get_task(target.text)  # an unknown name is no description
+        pair = split_alias_name(target.text)
+        if target.kind is TargetKind.TASK or pair:
+            # An unknown name is no description.
+            self._registry.get_task(pair[0] if pair else target.text)
         return self._registry.resolve(
             target.text, on_novel=self._on_novel, min_score=self._min_score
         )

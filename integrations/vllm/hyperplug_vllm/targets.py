@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from hyperplug.errors import InvalidDescriptionError
-from hyperplug.naming import is_name, split_adapter_name
+from hyperplug.naming import is_name, split_adapter_name, split_alias_name
 
 PREFIX = "hyperplug:"
 HEADER = b"x-hyperplug-task"
@@ -67,7 +67,7 @@ def model_target(model: object) -> Target | None:
 
 
 def _kind(text: str) -> TargetKind:
-    if split_adapter_name(text):
+    if split_adapter_name(text) or split_alias_name(text):
         return TargetKind.ADAPTER
     return TargetKind.TASK if is_name(text) else TargetKind.TEXT
 

@@ -128,6 +128,19 @@ def test_a_task_by_name(serve: Any) -> None:
     serve(check)
 
 
+def test_an_alias_of_a_task(serve: Any, warm_registry: Registry) -> None:
+    adapter = warm_registry.promote(warm_registry.get_adapter(SENTIMENT).name, alias="stable")
+
+    async def check(server: Server) -> None:
+        response = await server.ask(f"{SENTIMENT}@stable")
+        assert response.headers["x-hyperplug-adapter"] == adapter.name
+        assert (await server.ask(f"{SENTIMENT}@nope")).status_code == 404
+        assert (await server.ask("nobody@stable")).status_code == 404
+        assert len(server.client.calls) == 1
+
+    serve(check)
+
+
 def _timing(response: httpx.Response) -> list[str]:
     return response.headers["x-hyperplug-timing"].split(", ")
 

@@ -24,6 +24,7 @@ from hyperplug.errors import InvalidDescriptionError
     [
         ("sentiment", TargetKind.TASK, "sentiment"),
         ("sentiment@0123abcd", TargetKind.ADAPTER, "sentiment@0123abcd"),
+        ("sentiment@candidate", TargetKind.ADAPTER, "sentiment@candidate"),
         ("hyperplug:Translate to French.", TargetKind.TEXT, "Translate to French."),
         ("hyperplug:sentiment", TargetKind.TEXT, "sentiment"),
         ("hyperplug:", TargetKind.TEXT, ""),
@@ -37,7 +38,7 @@ def test_what_a_model_names(model: str, kind: TargetKind, text: str) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [None, 7, "", "org/model", "GPT-4", "a@b", "sentiment@0123ABCD", "two words", "x" * 64],
+    [None, 7, "", "org/model", "GPT-4", "a@B", "sentiment@0123ABCD", "two words", "x" * 64],
 )
 def test_models_that_are_left_to_vllm(model: object) -> None:
     assert model_target(model) is None
