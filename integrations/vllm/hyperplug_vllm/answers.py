@@ -9,6 +9,7 @@ from hyperplug.entities import Resolution
 from hyperplug.errors import (
     BaseMismatchError,
     ConfigError,
+    DuplicateTaskError,
     HyperplugError,
     InvalidDescriptionError,
     InvalidNameError,
@@ -22,6 +23,7 @@ _CLIENT_ERRORS = (InvalidDescriptionError, InvalidNameError, BaseMismatchError, 
 _TYPES = {
     400: "BadRequestError",
     404: "NotFoundError",
+    409: "ConflictError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
@@ -66,6 +68,8 @@ def failure(error: HyperplugError) -> Failure:
         return Failure(status=400, message=str(error))
     if isinstance(error, (NotFoundError, NovelTaskError)):
         return Failure(status=404, message=str(error))
+    if isinstance(error, DuplicateTaskError):
+        return Failure(status=409, message=str(error))
     if isinstance(error, RegistryError):
         message = "the task registry cannot be used just now; try again, or ask the base model"
         return Failure(status=503, message=message)

@@ -7,7 +7,8 @@ Seen working with 0.32. vLLM's objects are untyped here and leave as values of o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,21 @@ def served_folder(model: str, *, revision: str | None) -> Path:
             f"cannot find the files of the served model {model!r}: {type(exc).__name__}",
             hint="serve it from a local folder: --model FOLDER",
         ) from exc
+
+
+def token_counter(folder: Path) -> Callable[[str], int]:
+    """Returns what counts the tokens of a text as the served model reads it."""
+
+    @functools.lru_cache(maxsize=1)
+    def tokenizer() -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def count(text: str) -> int:
+        return len(tokenizer().encode(text, add_special_tokens=False))
+
+    return count
 
 
 def has_accelerator() -> bool:

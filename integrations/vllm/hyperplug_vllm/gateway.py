@@ -5,17 +5,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from hyperplug.entities import BaseModelSpec
-from hyperplug.errors import BaseMismatchError, RegistryError, ServerError, TaskNotFoundError
+from hyperplug.entities import BaseModelSpec, OnNovel
+from hyperplug.errors import (
+    BaseMismatchError,
+    ConfigError,
+    RegistryError,
+    ServerError,
+    TaskNotFoundError,
+)
 from hyperplug_vllm.answers import LoadError, response_headers
 from hyperplug_vllm.compat import LOGGER_NAME, Engine, ServerFlags
 from hyperplug_vllm.live import LiveAdapters
 from hyperplug_vllm.lookups import Found, Lookups
 from hyperplug_vllm.settings import ServingSettings
-from hyperplug_vllm.targets import Target, TargetKind, header_target, model_target
+from hyperplug_vllm.targets import (
+    AUTO,
+    Target,
+    TargetKind,
+    header_target,
+    model_target,
+    named_target,
+    system_target,
+)
+from hyperplug_vllm.wishes import read_wish
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -26,15 +42,32 @@ class Served:
 
     model: str
     headers: list[tuple[bytes, bytes]]
+    has_adapter: bool
+
+
+# What a request may ask for under each of the server's own settings: never more.
+_ALLOWED = {
+    OnNovel.GENERATE: frozenset(OnNovel),
+    OnNovel.NEAREST: frozenset({OnNovel.NEAREST, OnNovel.BASE, OnNovel.ERROR}),
+    OnNovel.BASE: frozenset({OnNovel.BASE, OnNovel.ERROR}),
+    OnNovel.ERROR: frozenset({OnNovel.BASE, OnNovel.ERROR}),
+}
 
 
 class Gateway:
     """Looks up, loads and counts the adapters of one server."""
 
     def __init__(
-        self, lookups: Lookups, *, flags: ServerFlags, serving: ServingSettings, base: BaseModelSpec
+        self,
+        lookups: Lookups,
+        *,
+        flags: ServerFlags,
+        serving: ServingSettings,
+        base: BaseModelSpec,
+        count_tokens: Callable[[str], int] | None = None,
     ) -> None:
         self.lookups = lookups
+        self.count_tokens = count_tokens
         self.serving = serving
         self.base = base
         self._flags = flags
@@ -61,15 +94,36 @@ class Gateway:
             raise ServerError("the server is still starting", hint="try again in a moment")
         return self._live
 
-    def target(self, header: bytes | None, model: object) -> Target | None:
-        """Returns what a request names, or None if it is for vLLM alone. The header wins."""
+    def target(self, header: bytes | None, content: Mapping[str, Any]) -> Target | None:
+        """Returns what a request names, or None if it is for vLLM alone.
+
+        The header beats the body's object "hyperplug", which beats `model`.
+
+        Raises:
+            ConfigError, InvalidDescriptionError: for a wish that makes no sense here.
+        """
+        wish = read_wish(content)
+        if wish.on_novel is not None and wish.on_novel not in _ALLOWED[self.serving.on_novel]:
+            raise ConfigError(
+                f"this server does not take on_novel={wish.on_novel.value!r} from requests",
+                hint=f"it is set to {self.serving.on_novel.value!r}",
+            )
+        model = content.get("model")
+        target: Target | None
         if header is not None:
             target = header_target(header)
-            is_base = target.kind is not TargetKind.TEXT and self.engine.serves(target.text)
-            return None if is_base else target
-        if isinstance(model, str) and self.engine.serves(model):
+        elif wish.task is not None:
+            target = named_target(wish.task)
+        elif isinstance(model, str) and self.engine.serves(model):
             return None
-        return model_target(model)
+        elif model == AUTO:
+            target = system_target(content)
+        else:
+            target = model_target(model)
+        if target is None:
+            return None
+        names_base = target.kind is not TargetKind.TEXT and self.engine.serves(target.text)
+        return None if target.explicit and names_base else replace(target, wish=wish)
 
     @contextlib.asynccontextmanager
     async def serving_target(self, target: Target) -> AsyncIterator[Served | None]:
@@ -87,7 +141,7 @@ class Gateway:
         adapter = found.resolution.adapter
         if adapter is None:
             headers = response_headers(found.resolution, load_ms=0.0, stale=found.stale)
-            yield Served(model=self.engine.base_name, headers=headers)
+            yield Served(model=self.engine.base_name, headers=headers, has_adapter=False)
             return
         if adapter.base_fingerprint != self.base.fingerprint:
             raise BaseMismatchError(
@@ -102,7 +156,7 @@ class Gateway:
         load_ms = await self.live.acquire(adapter)
         try:
             headers = response_headers(found.resolution, load_ms=load_ms, stale=found.stale)
-            yield Served(model=adapter.name, headers=headers)
+            yield Served(model=adapter.name, headers=headers, has_adapter=True)
         finally:
             self.live.release(adapter)
 
@@ -111,7 +165,7 @@ class Gateway:
         try:
             found = await self.lookups.resolve(target)
         except TaskNotFoundError:
-            if target.from_header or target.kind is not TargetKind.TASK:
+            if target.explicit or target.kind is not TargetKind.TASK:
                 raise
             return None
         except RegistryError as exc:

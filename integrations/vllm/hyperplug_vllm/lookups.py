@@ -15,10 +15,12 @@ from hyperplug.naming import split_alias_name
 from hyperplug.registry import Registry
 from hyperplug_vllm.answers import BusyError
 from hyperplug_vllm.targets import Target, TargetKind
+from hyperplug_vllm.wishes import Wish
 
 T = TypeVar("T")
 
 _Key = tuple[TargetKind, str]
+_Flight = tuple[_Key, Wish]
 _MAX_REMEMBERED = 1024
 _PATIENCE_SECONDS = 0.5
 
@@ -56,7 +58,8 @@ class Lookups:
         self._timeout_seconds = timeout_seconds
         self._names = ThreadPoolExecutor(2, thread_name_prefix="hyperplug-names")
         self._texts = ThreadPoolExecutor(2, thread_name_prefix="hyperplug-texts")
-        self._flights: dict[_Key, asyncio.Future[Resolution]] = {}
+        self._working = 0
+        self._flights: dict[_Flight, asyncio.Future[Resolution]] = {}
         self._remembered: OrderedDict[_Key, Resolution] = OrderedDict()
 
     async def resolve(self, target: Target) -> Found:
@@ -81,6 +84,21 @@ class Lookups:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._names, function, self._registry)
 
+    async def work(self, function: Callable[[Registry], T]) -> T:
+        """Returns `function(registry)`, run in one of the threads for texts.
+
+        Raises:
+            BusyError: if too many lookups are waiting.
+        """
+        if self._working >= self._max_waiting:
+            raise BusyError("too many lookups are waiting", hint="try again in a moment")
+        self._working += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._texts, function, self._registry)
+        finally:
+            self._working -= 1
+
     def close(self) -> None:
         """Ends the threads once they are idle, and the connection to the store."""
         self._names.shutdown(wait=False, cancel_futures=True)
@@ -89,7 +107,7 @@ class Lookups:
 
     async def _once(self, target: Target) -> Resolution:
         """Joins the lookup of the same target under way, or starts it."""
-        key = _key(target)
+        key = _key(target), target.wish
         flight = self._flights.get(key)
         if flight is None:
             if len(self._flights) >= self._max_waiting:
@@ -112,11 +130,15 @@ class Lookups:
         if target.kind is TargetKind.TASK or pair:
             # An unknown name is no description.
             self._registry.get_task(pair[0] if pair else target.text)
+        wish = target.wish
         return self._registry.resolve(
-            target.text, on_novel=self._on_novel, min_score=self._min_score
+            target.text,
+            on_novel=wish.on_novel or self._on_novel,
+            min_score=self._min_score if wish.min_score is None else wish.min_score,
+            examples=wish.examples,
         )
 
-    def _land(self, key: _Key, flight: asyncio.Future[Resolution]) -> None:
+    def _land(self, key: _Flight, flight: asyncio.Future[Resolution]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
             flight.exception()  # seen, even if every waiter has left

@@ -25,7 +25,8 @@ from hyperplug_vllm.asgi import (
 )
 from hyperplug_vllm.compat import LOGGER_NAME
 from hyperplug_vllm.gateway import Gateway, Served
-from hyperplug_vllm.targets import HEADER, body_with_model, parse_body
+from hyperplug_vllm.targets import HEADER, body_for_vllm, parse_body
+from hyperplug_vllm.wishes import FIELD, read_wish, system_prompt
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -81,15 +82,46 @@ class TaskMiddleware:
             except HyperplugError as exc:
                 await _refuse(scope, send, exc)
                 return
-            if served is None or content is None:
+            if content is None or (served is None and FIELD not in content):
                 await self._app(scope, replaying(body, receive), send)
                 return
-            rewritten = await _off_loop_if_large(len(body), body_with_model, content, served.model)
-            await self._app(
-                with_body(scope, rewritten),
-                replaying(rewritten, receive),
-                adding_headers(send, served.headers),
-            )
+            await self._forward(scope, receive, send, content, served, size_bytes=len(body))
+
+    async def _forward(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        content: dict[str, Any],
+        served: Served | None,
+        *,
+        size_bytes: int,
+    ) -> None:
+        """Passes the request on with the body that vLLM is to read."""
+        headers = list(served.headers) if served is not None else []
+        # The base model, which has no adapter to replace it, keeps its system prompt.
+        strips = served is not None and served.has_adapter and read_wish(content).strip_system
+        if strips:
+            headers += await self._saved(content)
+
+        def rewrite() -> bytes:
+            model = served.model if served is not None else None
+            return body_for_vllm(content, model=model, strip_system=strips)
+
+        rewritten = await _off_loop_if_large(size_bytes, rewrite)
+        await self._app(
+            with_body(scope, rewritten),
+            replaying(rewritten, receive),
+            adding_headers(send, headers),
+        )
+
+    async def _saved(self, content: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+        """Returns the header that tells how many tokens of system prompt were left out."""
+        count = self._gateway.count_tokens
+        if count is None:
+            return []
+        saved = await asyncio.to_thread(count, system_prompt(content))
+        return [(b"x-hyperplug-prompt-tokens-saved", str(saved).encode())]
 
     async def _served(
         self, stack: contextlib.AsyncExitStack, scope: Scope, content: dict[str, Any] | None
@@ -102,7 +134,7 @@ class TaskMiddleware:
             raise InvalidDescriptionError(
                 "the request has several X-Hyperplug-Task headers", hint="send one"
             )
-        target = self._gateway.target(headers[0] if headers else None, content.get("model"))
+        target = self._gateway.target(headers[0] if headers else None, content)
         if target is None:
             return None
         return await stack.enter_async_context(self._gateway.serving_target(target))

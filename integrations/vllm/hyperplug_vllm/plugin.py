@@ -72,7 +72,13 @@ def prepare(flags: compat.ServerFlags) -> Gateway:
         raise
     lookups = Lookups(registry, on_novel=serving.on_novel, min_score=serving.min_score)
     atexit.register(lookups.close)
-    return Gateway(lookups, flags=flags, serving=serving, base=base.spec)
+    return Gateway(
+        lookups,
+        flags=flags,
+        serving=serving,
+        base=base.spec,
+        count_tokens=compat.token_counter(folder),
+    )
 
 
 def _warm_up(registry: Registry, serving: ServingSettings, flags: compat.ServerFlags) -> BaseModel:

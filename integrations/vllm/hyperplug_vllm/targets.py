@@ -1,17 +1,21 @@
-"""What a request asks for: which task its header or its `model` names. No I/O."""
+"""What a request asks for: which task its header, body or `model` names. No I/O."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote
 
 from hyperplug.errors import InvalidDescriptionError
 from hyperplug.naming import is_name, split_adapter_name, split_alias_name
+from hyperplug_vllm.wishes import FIELD, Wish, system_prompt, without_system_prompt
 
 PREFIX = "hyperplug:"
+AUTO = "hyperplug"
+"""The `model` whose task is what the system prompt describes."""
 HEADER = b"x-hyperplug-task"
 
 
@@ -28,13 +32,15 @@ class Target:
     """A task that a request names.
 
     Attributes:
-        from_header: an unknown name in the header is an error, while an unknown `model`
-            is vLLM's to answer.
+        explicit: whether the header or the body's object "hyperplug" names it: there an
+            unknown name is an error, while an unknown `model` is vLLM's to answer.
+        wish: what else the request asks for.
     """
 
     kind: TargetKind
     text: str
-    from_header: bool = False
+    explicit: bool = False
+    wish: Wish = field(default_factory=Wish)
 
 
 def header_target(value: bytes) -> Target:
@@ -53,7 +59,27 @@ def header_target(value: bytes) -> Target:
             "the header X-Hyperplug-Task is not valid UTF-8",
             hint="percent-encode the UTF-8 text",
         ) from exc
-    return Target(kind=_kind(text), text=text.removeprefix(PREFIX), from_header=True)
+    return named_target(text)
+
+
+def named_target(text: str) -> Target:
+    """Returns what a name or description means that a request gives on purpose."""
+    return Target(kind=_kind(text), text=text.removeprefix(PREFIX), explicit=True)
+
+
+def system_target(content: Mapping[str, Any]) -> Target:
+    """Returns the task that a body's system prompt describes.
+
+    Raises:
+        InvalidDescriptionError: if the body has no system prompt.
+    """
+    text = system_prompt(content)
+    if not text:
+        raise InvalidDescriptionError(
+            f"model {AUTO!r} takes the system prompt as the task's description, and there is none",
+            hint=f'add one, or name the task: "{FIELD}": {{"task": "…"}}',
+        )
+    return Target(kind=TargetKind.TEXT, text=text, explicit=True)
 
 
 def model_target(model: object) -> Target | None:
@@ -81,6 +107,15 @@ def parse_body(body: bytes) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def body_with_model(content: dict[str, Any], model: str) -> bytes:
-    """Returns the request's JSON with another `model`."""
-    return json.dumps({**content, "model": model}).encode("ascii")
+def body_for_vllm(content: dict[str, Any], *, model: str | None, strip_system: bool) -> bytes:
+    """Returns the request's JSON as vLLM is to read it: without our object.
+
+    Args:
+        model: in place of its own; None leaves that.
+        strip_system: take the system prompt out.
+    """
+    kept = without_system_prompt(content) if strip_system else dict(content)
+    kept.pop(FIELD, None)
+    if model is not None:
+        kept["model"] = model
+    return json.dumps(kept).encode("ascii")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,21 @@ def warm_registry(serving_home: Settings) -> Iterator[Registry]:
         registry.register_task(SENTIMENT, SENTIMENT_TEXT)
         registry.register_task("capital", "Name the capital city of the country.")
         yield registry
+
+
+@pytest.fixture
+def serve(warm_registry: Registry) -> Iterator[Callable[..., None]]:
+    """Runs a check against a server on the shared registry."""
+    from tests.integrations.vllm.front import front_end
+
+    def run(check: Callable[[Any], Awaitable[None]], **flags: Any) -> None:
+        async def inner() -> None:
+            async with front_end(warm_registry, **flags) as server:
+                await check(server)
+
+        asyncio.run(inner())
+
+    yield run
 
 
 SENTIMENT = "sentiment"

@@ -4,109 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from hyperplug_vllm.compat import ServerFlags
-from hyperplug_vllm.gateway import Gateway
-from hyperplug_vllm.lookups import Lookups
-from hyperplug_vllm.middleware import TaskMiddleware
-from hyperplug_vllm.routes import add_routes
-from hyperplug_vllm.settings import ServingSettings
 
-from hyperplug.entities import OnNovel
 from hyperplug.errors import RegistryError
 from hyperplug.naming import split_adapter_name
 from hyperplug.registry import Registry
 from tests.integrations.vllm.conftest import FOREIGN, NOVEL, PARAPHRASE, SENTIMENT
-from tests.integrations.vllm.engine import BASE, Client, make_engine
+from tests.integrations.vllm.engine import BASE
+from tests.integrations.vllm.front import CHAT, Server, error_of
 
 pytest.importorskip("vllm")
-
-CHAT = "/v1/chat/completions"
-FLAGS = ServerFlags(
-    model="unused",
-    revision=None,
-    enable_lora=True,
-    max_loras=2,
-    max_cpu_loras=4,
-    max_lora_rank=16,
-    runtime_updating=False,
-    additional={},
-)
-
-
-@dataclass
-class Server:
-    """A front end like vLLM's: 404 for what is not listed, the body's own model in the answer."""
-
-    http: httpx.AsyncClient
-    client: Client
-    gateway: Gateway
-
-    async def ask(self, model: object, *, path: str = CHAT, **options: Any) -> httpx.Response:
-        body = {"messages": [], "model": model}
-        return await self.http.post(path, json=body, **options)
-
-
-@asynccontextmanager
-async def _server(registry: Registry, **flags: Any) -> AsyncIterator[Server]:
-    serving = ServingSettings(settings=registry.settings)
-    lookups = Lookups(registry, on_novel=OnNovel.GENERATE, min_score=None)
-    gateway = Gateway(
-        lookups, flags=replace(FLAGS, **flags), serving=serving, base=registry.base.spec
-    )
-    engine, client, models = make_engine()
-    gateway.connect(engine)
-    app = FastAPI()
-
-    async def answer(request: Request) -> Response:
-        content = await request.json()
-        model = content.get("model", BASE)
-        if model not in models.lora_requests and model != BASE:
-            return JSONResponse({"error": {"message": "vLLM knows no such model"}}, 404)
-        assert int(request.headers["content-length"]) == len(await request.body())
-        if content.get("stream"):
-            return StreamingResponse((f"data: {n}\n\n" for n in range(3)), headers={"x-own": "1"})
-        return JSONResponse({"model": model, "content": content})
-
-    for path in (CHAT, "/v1/messages", "/v1/embeddings"):
-        app.add_api_route(path, answer, methods=["POST"], response_model=None)
-    app.add_middleware(TaskMiddleware, gateway=gateway)
-    add_routes(app, gateway)
-    transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        yield Server(http=http, client=client, gateway=gateway)
-    assert all(not entry.users for entry in gateway.live._entries.values())
-
-
-Check = Callable[[Server], Awaitable[None]]
-
-
-@pytest.fixture
-def serve(warm_registry: Registry) -> Iterator[Callable[..., None]]:
-    """Runs a check against a server on the shared registry."""
-
-    def run(check: Check, **flags: Any) -> None:
-        async def inner() -> None:
-            async with _server(warm_registry, **flags) as server:
-                await check(server)
-
-        asyncio.run(inner())
-
-    yield run
-
-
-def _error(response: httpx.Response) -> dict[str, Any]:
-    error: dict[str, Any] = response.json()["error"]
-    return error
 
 
 def test_a_task_by_name(serve: Any) -> None:
@@ -169,7 +82,7 @@ def test_the_base_and_strangers_pass_untouched(serve: Any) -> None:
         for model in ("nosuch-task", "org/other", "GPT-4"):
             unknown = await server.ask(model)
             assert unknown.status_code == 404
-            assert _error(unknown)["message"] == "vLLM knows no such model"
+            assert error_of(unknown)["message"] == "vLLM knows no such model"
         assert (await server.ask(SENTIMENT, path="/v1/embeddings")).status_code == 404
         assert server.client.calls == []
 
@@ -225,7 +138,7 @@ def test_clear_errors(
         body = json.dumps({"model": model})
         response = await server.http.post(CHAT, content=body, headers=headers)
         assert response.status_code == status
-        error = _error(response)
+        error = error_of(response)
         assert message in error["message"]
         assert error["code"] == status
         assert server.client.calls == []
@@ -247,7 +160,7 @@ def test_the_header_on_a_path_without_tasks_is_no_silent_base_answer(serve: Any)
         headers = {"X-Hyperplug-Task": SENTIMENT}
         response = await server.ask(BASE, path="/v1/embeddings", headers=headers)
         assert response.status_code == 400
-        assert "means nothing on this path" in _error(response)["message"]
+        assert "means nothing on this path" in error_of(response)["message"]
         assert (await server.ask(BASE, path="/v1/embeddings")).status_code == 200
 
     serve(check)
@@ -279,7 +192,7 @@ def test_a_load_that_fails_is_told_and_cleaned_up(serve: Any, warm_registry: Reg
         server.client.fail.add(adapter.id)
         response = await server.ask(SENTIMENT)
         assert response.status_code == 500
-        assert "could not be loaded" in _error(response)["message"]
+        assert "could not be loaded" in error_of(response)["message"]
         assert server.client.loaded == []
         server.client.fail.clear()
         assert (await server.ask(SENTIMENT)).status_code == 200
@@ -291,7 +204,7 @@ def test_a_rank_over_the_servers_maximum(serve: Any) -> None:
     async def check(server: Server) -> None:
         response = await server.ask(SENTIMENT)
         assert response.status_code == 500
-        assert "--max-lora-rank" in _error(response)["message"]
+        assert "--max-lora-rank" in error_of(response)["message"]
         assert server.client.calls == []
 
     serve(check, max_lora_rank=8)
@@ -359,7 +272,7 @@ def test_a_registry_that_is_down(serve: Any, warm_registry: Registry) -> None:
             unknown = await server.ask(f"hyperplug:{NOVEL}")
             assert unknown.status_code == 503
             assert unknown.headers["retry-after"]
-            assert str(store.url) not in _error(unknown)["message"]
+            assert str(store.url) not in error_of(unknown)["message"]
             health = await server.http.get("/v1/hyperplug/health")
             assert health.status_code == 503
         assert (await server.ask(SENTIMENT)).headers.get("x-hyperplug-stale") is None
@@ -390,7 +303,7 @@ def test_our_routes(serve: Any, warm_registry: Registry) -> None:
         page = await server.http.get("/v1/hyperplug/tasks", params={"limit": 1, "offset": 1})
         assert len(page.json()["data"]) == 1
         wrong = await server.http.get("/v1/hyperplug/tasks", params={"limit": "all"})
-        assert wrong.status_code == 400 and "limit is 'all'" in _error(wrong)["message"]
+        assert wrong.status_code == 400 and "limit is 'all'" in error_of(wrong)["message"]
         found = await server.http.post("/v1/hyperplug/resolve", json={"text": PARAPHRASE})
         assert found.json()["decision"] == "nearest" and found.json()["task"] == SENTIMENT
         missing = await server.http.post("/v1/hyperplug/resolve", json={})

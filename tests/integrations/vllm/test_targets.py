@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from hyperplug_vllm.targets import (
     TargetKind,
-    body_with_model,
+    body_for_vllm,
     header_target,
     model_target,
     parse_body,
@@ -33,7 +33,7 @@ from hyperplug.errors import InvalidDescriptionError
 def test_what_a_model_names(model: str, kind: TargetKind, text: str) -> None:
     target = model_target(model)
     assert target is not None
-    assert (target.kind, target.text, target.from_header) == (kind, text, False)
+    assert (target.kind, target.text, target.explicit) == (kind, text, False)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_models_that_are_left_to_vllm(model: object) -> None:
 )
 def test_what_the_header_names(value: bytes, kind: TargetKind, text: str) -> None:
     target = header_target(value)
-    assert (target.kind, target.text, target.from_header) == (kind, text, True)
+    assert (target.kind, target.text, target.explicit) == (kind, text, True)
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe", b"caf\xe9 and more", b"caf%E9"])
@@ -86,7 +86,7 @@ def test_a_body_that_is_no_object_is_left_to_vllm(body: bytes) -> None:
     )
 )
 def test_only_the_model_of_a_body_changes(content: dict[str, object]) -> None:
-    rewritten = parse_body(body_with_model(content, "sentiment@0123abcd"))
+    rewritten = parse_body(body_for_vllm(content, model="sentiment@0123abcd", strip_system=False))
     assert rewritten == {**content, "model": "sentiment@0123abcd"}
 
 
@@ -94,4 +94,4 @@ def test_unpaired_surrogates_survive() -> None:
     body = b'{"prompt": "\\ud83d", "model": "x"}'
     content = parse_body(body)
     assert content is not None
-    assert json.loads(body_with_model(content, "x")) == json.loads(body)
+    assert json.loads(body_for_vllm(content, model="x", strip_system=False)) == json.loads(body)

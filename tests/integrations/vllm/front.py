@@ -1,0 +1,87 @@
+"""A front end like vLLM's: a real ASGI application and registry; only the engine is ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from hyperplug_vllm.compat import ServerFlags
+from hyperplug_vllm.gateway import Gateway
+from hyperplug_vllm.lookups import Lookups
+from hyperplug_vllm.middleware import TaskMiddleware
+from hyperplug_vllm.routes import add_routes
+from hyperplug_vllm.settings import ServingSettings
+
+from hyperplug.entities import OnNovel
+from hyperplug.registry import Registry
+from tests.integrations.vllm.engine import BASE, Client, make_engine
+
+CHAT = "/v1/chat/completions"
+FLAGS = ServerFlags(
+    model="unused",
+    revision=None,
+    enable_lora=True,
+    max_loras=2,
+    max_cpu_loras=4,
+    max_lora_rank=16,
+    runtime_updating=False,
+    additional={},
+)
+
+
+@dataclass
+class Server:
+    """A front end like vLLM's: 404 for what is not listed, the body's own model in the answer."""
+
+    http: httpx.AsyncClient
+    client: Client
+    gateway: Gateway
+
+    async def ask(self, model: object, *, path: str = CHAT, **options: Any) -> httpx.Response:
+        body = {"messages": [], "model": model}
+        return await self.http.post(path, json=body, **options)
+
+
+@asynccontextmanager
+async def front_end(registry: Registry, **flags: Any) -> AsyncIterator[Server]:
+    serving = ServingSettings(settings=registry.settings)
+    lookups = Lookups(registry, on_novel=OnNovel.GENERATE, min_score=None)
+    gateway = Gateway(
+        lookups,
+        flags=replace(FLAGS, **flags),
+        serving=serving,
+        base=registry.base.spec,
+        count_tokens=lambda text: len(text.split()),
+    )
+    engine, client, models = make_engine()
+    gateway.connect(engine)
+    app = FastAPI()
+
+    async def answer(request: Request) -> Response:
+        content = await request.json()
+        model = content.get("model", BASE)
+        if model not in models.lora_requests and model != BASE:
+            return JSONResponse({"error": {"message": "vLLM knows no such model"}}, 404)
+        assert int(request.headers["content-length"]) == len(await request.body())
+        if content.get("stream"):
+            return StreamingResponse((f"data: {n}\n\n" for n in range(3)), headers={"x-own": "1"})
+        return JSONResponse({"model": model, "content": content})
+
+    for path in (CHAT, "/v1/messages", "/v1/embeddings"):
+        app.add_api_route(path, answer, methods=["POST"], response_model=None)
+    app.add_middleware(TaskMiddleware, gateway=gateway)
+    add_routes(app, gateway)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield Server(http=http, client=client, gateway=gateway)
+    assert all(not entry.users for entry in gateway.live._entries.values())
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    error: dict[str, Any] = response.json()["error"]
+    return error
