@@ -26,6 +26,7 @@ from hyperplug.adapters.folders import (
     temporary_folder,
     write_files,
 )
+from hyperplug.adapters.leases import leased
 from hyperplug.adapters.peft_format import (
     CONFIG_FILE,
     PROVENANCE_FILE,
@@ -134,6 +135,43 @@ class Library:
             self._verified.pop(folder, None)
         with explained(self.root):
             self._discard(folder)
+
+    def trim(self, *, keep: int) -> int:
+        """Deletes the folders that were published or used the longest ago, but for `keep`.
+
+        Those that a server has leased stay. Returns how many went; they are written again
+        when they are needed.
+        """
+        folders = [(self._used_at(path), path) for _, _, path in self.folders()]
+        excess = len(folders) - keep
+        if excess <= 0:
+            return 0
+        in_use = leased(self.root)
+        idle = [path for _, path in sorted(folders) if self.key(path) not in in_use]
+        for path in idle[:excess]:
+            self.discard(path)
+        return len(idle[:excess])
+
+    def used(self, adapter: Adapter) -> None:
+        """Notes that the adapter's folder is in use now, so that `trim` takes others first."""
+        with contextlib.suppress(OSError):
+            os.utime(self._folder(adapter))
+
+    def in_use(self) -> set[str]:
+        """Returns the folders that servers have leased, as `key` has them."""
+        return leased(self.root)
+
+    @staticmethod
+    def key(folder: Path) -> str:
+        """Returns "namespace/adapter" of a published folder."""
+        return f"{folder.parent.name}/{folder.name}"
+
+    @staticmethod
+    def _used_at(folder: Path) -> float:
+        try:
+            return folder.stat().st_mtime
+        except OSError:
+            return 0.0
 
     def collect_leftovers(self, *, older_than_seconds: float = _STALE_SECONDS) -> int:
         """Returns how many unfinished folders of killed processes were deleted."""

@@ -121,8 +121,7 @@ class UpkeepCalls(AdapterCalls):
         """Deletes what nobody needs any more, in all namespaces; pinned adapters stay.
 
         Removed tasks, folders of adapters that are no longer stored, leftovers of killed
-        processes. A server may hold a folder whose adapter is gone: choose `grace` longer
-        than servers run without asking again.
+        processes. Folders that a server has leased stay.
 
         Args:
             grace: how long removed tasks and orphaned folders are kept.
@@ -178,12 +177,17 @@ class UpkeepCalls(AdapterCalls):
     def _orphaned_folders(self, grace: timedelta, *, dry_run: bool) -> Iterator[str]:
         """Yields folders of the library whose adapters are not stored, deleting them."""
         limit = time.time() - grace.total_seconds()
+        in_use = self.library.in_use()
         for namespace, name, path in list(self.library.folders()):
             try:
                 old = path.stat().st_mtime < limit
             except OSError:
                 continue
-            if old and self.store.unknown_adapters([name], namespace=namespace):
+            if (
+                old
+                and self.library.key(path) not in in_use
+                and self.store.unknown_adapters([name], namespace=namespace)
+            ):
                 if not dry_run:
                     self.library.discard(path)
                 yield f"{namespace}/{name}"
