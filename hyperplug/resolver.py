@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hyperplug.drafts import check_draft, check_examples
@@ -53,6 +53,7 @@ class Resolver:
         self._models = models
         self._supply = supply
         self._namespace = namespace
+        self.admit_novel: Callable[[], None] = lambda: None
 
     def find(self, text: str, *, limit: int, exact: bool = False) -> list[Match]:
         """Returns the registered tasks nearest to a description, best first."""
@@ -164,6 +165,7 @@ class Resolver:
         if decision is Decision.NEAREST:
             task = matches[0].task
         elif decision is Decision.NOVEL:
+            self.admit_novel()
             task = self.auto_task(text, examples)
         return self._serve(
             text,

@@ -26,7 +26,7 @@ from hyperplug.adapters.folders import (
     temporary_folder,
     write_files,
 )
-from hyperplug.adapters.leases import leased
+from hyperplug.adapters.leases import FRESH_SECONDS, leased
 from hyperplug.adapters.peft_format import (
     CONFIG_FILE,
     PROVENANCE_FILE,
@@ -139,15 +139,18 @@ class Library:
     def trim(self, *, keep: int) -> int:
         """Deletes the folders that were published or used the longest ago, but for `keep`.
 
-        Those that a server has leased stay. Returns how many went; they are written again
-        when they are needed.
+        Those that a server has leased stay, and those that one may be about to lease. Returns
+        how many went; they are written again when they are needed.
         """
         folders = [(self._used_at(path), path) for _, _, path in self.folders()]
         excess = len(folders) - keep
         if excess <= 0:
             return 0
         in_use = leased(self.root)
-        idle = [path for _, path in sorted(folders) if self.key(path) not in in_use]
+        recent = time.time() - FRESH_SECONDS
+        idle = [
+            path for used, path in sorted(folders) if used < recent and self.key(path) not in in_use
+        ]
         for path in idle[:excess]:
             self.discard(path)
         return len(idle[:excess])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -10,6 +12,7 @@ from hyperplug.basemodel import BaseModel
 from hyperplug.config import Settings
 from hyperplug.entities import Adapter, Task
 from hyperplug.models import Models
+from hyperplug.naming import check_name
 from hyperplug.resolver import Resolver
 from hyperplug.store import Store
 from hyperplug.supply import AdapterSupply
@@ -29,19 +32,48 @@ class RegistryBase:
         library: the adapter folders on disk, a cache of the store.
     """
 
-    def __init__(self, store: Store, *, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        settings: Settings,
+        library: Library | None = None,
+        models: Models | None = None,
+    ) -> None:
         self.store = store
         self.settings = settings
-        self.library = Library(settings.library)
-        self.library.collect_leftovers()
+        self.library = library or Library(settings.library)
+        if library is None:
+            self.library.collect_leftovers()
         self._namespace = settings.namespace
-        self._models = Models(settings, store)
+        self._models = models or Models(settings, store)
         self._supply = AdapterSupply(
             store=store, library=self.library, models=self._models, namespace=self._namespace
         )
         self._resolver = Resolver(
             store=store, models=self._models, supply=self._supply, namespace=self._namespace
         )
+
+    def for_namespace(self, namespace: str) -> Self:
+        """Returns the same registry as another tenant sees it; the models are loaded once.
+
+        Raises:
+            InvalidNameError: for an illegal namespace.
+        """
+        settings = replace(self.settings, namespace=check_name(namespace, kind="namespace"))
+        return type(self)(self.store, settings=settings, library=self.library, models=self._models)
+
+    @property
+    def namespace(self) -> str:
+        """The tenant whose tasks this registry holds."""
+        return self._namespace
+
+    def admit_novel(self, admit: Callable[[], None]) -> None:
+        """Has `admit` called before an adapter is generated for a novel description.
+
+        What it raises leaves through `resolve`, and nothing is registered or generated.
+        """
+        self._resolver.admit_novel = admit
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 
 from hyperplug.entities import Resolution
@@ -24,9 +25,23 @@ _TYPES = {
     400: "BadRequestError",
     404: "NotFoundError",
     409: "ConflictError",
+    413: "BadRequestError",
+    429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
+
+
+class QuotaError(ServerError):
+    """A tenant has taken all that it may for now.
+
+    Attributes:
+        retry_seconds: when there will be more.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", retry_seconds: float) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_seconds = retry_seconds
 
 
 class BusyError(ServerError):
@@ -43,6 +58,7 @@ class Failure:
 
     status: int
     message: str
+    retry_seconds: float = 5.0
 
     def body(self, path: str) -> bytes:
         """Returns the JSON that clients of that path expect of an error."""
@@ -55,7 +71,9 @@ class Failure:
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers that go with it."""
-        return [(b"retry-after", b"5")] if self.status == 503 else []
+        if self.status not in (429, 503):
+            return []
+        return [(b"retry-after", str(max(1, math.ceil(self.retry_seconds))).encode())]
 
 
 def failure(error: HyperplugError) -> Failure:
@@ -73,8 +91,10 @@ def failure(error: HyperplugError) -> Failure:
     if isinstance(error, RegistryError):
         message = "the task registry cannot be used just now; try again, or ask the base model"
         return Failure(status=503, message=message)
+    if isinstance(error, QuotaError):
+        return Failure(status=429, message=str(error), retry_seconds=error.retry_seconds)
     if isinstance(error, BusyError):
-        return Failure(status=503, message=str(error))
+        return Failure(status=429, message=str(error))
     if isinstance(error, LoadError):
         return Failure(status=500, message=str(error))
     message = f"the task could not be served ({type(error).__name__}; see the server's log)"

@@ -71,10 +71,13 @@ def init_logging() -> None:
     init_logger(LOGGER_NAME)
 
 
-def lora_request(adapter: Adapter) -> Any:
+def lora_request(adapter: Adapter, *, name: str | None = None) -> Any:
     """Returns vLLM's request object for a published adapter.
 
     vLLM takes a relative path for a hub id and would download it: only absolute ones go in.
+
+    Args:
+        name: by which vLLM is to know it, in place of its own.
     """
     try:
         from vllm.lora.request import LoRARequest
@@ -84,14 +87,15 @@ def lora_request(adapter: Adapter) -> Any:
         raise InvalidAdapterError(
             f"adapter {adapter.name} has no published folder", hint="publish it first"
         )
-    return LoRARequest(adapter.name, adapter.id, str(adapter.path))
+    return LoRARequest(name or adapter.name, adapter.id, str(adapter.path))
 
 
 class Engine:
     """A running vLLM server's adapters: what its front end lists and its engine holds."""
 
-    def __init__(self, engine_client: Any, models: Any) -> None:
+    def __init__(self, engine_client: Any, models: Any, *, namespace: str = "default") -> None:
         self._client = engine_client
+        self._namespace = namespace
         self._models = models
         self._static = frozenset(models.lora_requests)
 
@@ -109,12 +113,23 @@ class Engine:
         """Returns whether vLLM itself serves that name: the base or a `--lora-modules`."""
         return bool(self._models.is_base_model(name)) or name in self._static
 
+    def served_name(self, adapter: Adapter) -> str:
+        """Returns the name by which vLLM knows an adapter.
+
+        Two tenants may have adapters of one name; those of another than the server's own
+        have their namespace before it.
+        """
+        if adapter.namespace == self._namespace:
+            return adapter.name
+        return f"{adapter.namespace}/{adapter.name}"
+
     async def add(self, adapter: Adapter) -> None:
         """Loads a published adapter and lists it. Whatever the engine raises goes through."""
-        request = lora_request(adapter)
+        name = self.served_name(adapter)
+        request = lora_request(adapter, name=name)
         if not await self._client.add_lora(request):
             raise RuntimeError("the engine did not take the adapter")
-        self._models.lora_requests[adapter.name] = request
+        self._models.lora_requests[name] = request
 
     async def remove(self, adapter: Adapter) -> None:
         """Takes the adapter off the list and out of the engine; a dead engine is no error."""
@@ -124,12 +139,12 @@ class Engine:
 
     def forget(self, adapter: Adapter) -> None:
         """Takes the adapter off the front end's list at once."""
-        self._models.lora_requests.pop(adapter.name, None)
+        self._models.lora_requests.pop(self.served_name(adapter), None)
 
 
-def connect(engine_client: Any, state: Any) -> Engine:
+def connect(engine_client: Any, state: Any, *, namespace: str) -> Engine:
     """Returns the server's adapters, from what vLLM hands to an endpoint plugin."""
-    return Engine(engine_client, state.openai_serving_models)
+    return Engine(engine_client, state.openai_serving_models, namespace=namespace)
 
 
 def served_folder(model: str, *, revision: str | None) -> Path:

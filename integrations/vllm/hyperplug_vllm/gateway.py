@@ -18,9 +18,12 @@ from hyperplug.errors import (
     TaskNotFoundError,
 )
 from hyperplug_vllm.answers import LoadError, response_headers
+from hyperplug_vllm.asgi import Send
 from hyperplug_vllm.compat import LOGGER_NAME, Engine, ServerFlags
+from hyperplug_vllm.listing import listing
 from hyperplug_vllm.live import LiveAdapters
 from hyperplug_vllm.lookups import Found, Lookups
+from hyperplug_vllm.request_options import read_options
 from hyperplug_vllm.settings import ServingSettings
 from hyperplug_vllm.targets import (
     AUTO,
@@ -31,7 +34,7 @@ from hyperplug_vllm.targets import (
     named_target,
     system_target,
 )
-from hyperplug_vllm.wishes import read_wish
+from hyperplug_vllm.tenants import Keys
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -55,7 +58,12 @@ _ALLOWED = {
 
 
 class Gateway:
-    """Looks up, loads and counts the adapters of one server."""
+    """Looks up, loads and counts the adapters of one server.
+
+    Attributes:
+        lookups: those of the server's own namespace.
+        keys: which API keys open which namespaces; None if there is one tenant.
+    """
 
     def __init__(
         self,
@@ -65,8 +73,12 @@ class Gateway:
         serving: ServingSettings,
         base: BaseModelSpec,
         count_tokens: Callable[[str], int] | None = None,
+        keys: Keys | None = None,
+        others: Mapping[str, Lookups] | None = None,
     ) -> None:
         self.lookups = lookups
+        self.keys = keys
+        self._others = dict(others or {})
         self.count_tokens = count_tokens
         self.serving = serving
         self.base = base
@@ -94,26 +106,41 @@ class Gateway:
             raise ServerError("the server is still starting", hint="try again in a moment")
         return self._live
 
+    def lookups_of(self, namespace: str | None) -> Lookups:
+        """Returns the lookups of a tenant; None means the server's own."""
+        if namespace is None or namespace == self.serving.settings.namespace:
+            return self.lookups
+        return self._others[namespace]
+
+    def listing_only(self, namespace: str | None, send: Send) -> Send:
+        """Returns a `send` that leaves other tenants' adapters out of vLLM's list of models."""
+
+        def allowed(name: str) -> bool:
+            owner = self.live.owner(name)
+            return owner is None or owner == namespace
+
+        return listing(send, allowed)
+
     def target(self, header: bytes | None, content: Mapping[str, Any]) -> Target | None:
         """Returns what a request names, or None if it is for vLLM alone.
 
         The header beats the body's object "hyperplug", which beats `model`.
 
         Raises:
-            ConfigError, InvalidDescriptionError: for a wish that makes no sense here.
+            ConfigError, InvalidDescriptionError: for options that make no sense here.
         """
-        wish = read_wish(content)
-        if wish.on_novel is not None and wish.on_novel not in _ALLOWED[self.serving.on_novel]:
+        options = read_options(content)
+        if options.on_novel is not None and options.on_novel not in _ALLOWED[self.serving.on_novel]:
             raise ConfigError(
-                f"this server does not take on_novel={wish.on_novel.value!r} from requests",
+                f"this server does not take on_novel={options.on_novel.value!r} from requests",
                 hint=f"it is set to {self.serving.on_novel.value!r}",
             )
         model = content.get("model")
         target: Target | None
         if header is not None:
             target = header_target(header)
-        elif wish.task is not None:
-            target = named_target(wish.task)
+        elif options.task is not None:
+            target = named_target(options.task)
         elif isinstance(model, str) and self.engine.serves(model):
             return None
         elif model == AUTO:
@@ -121,20 +148,27 @@ class Gateway:
         else:
             target = model_target(model)
         if target is None:
+            if self.keys is not None and model is not None:
+                raise unknown_model(model)
             return None
         names_base = target.kind is not TargetKind.TEXT and self.engine.serves(target.text)
-        return None if target.explicit and names_base else replace(target, wish=wish)
+        return None if target.explicit and names_base else replace(target, options=options)
 
     @contextlib.asynccontextmanager
-    async def serving_target(self, target: Target) -> AsyncIterator[Served | None]:
+    async def serving_target(
+        self, target: Target, *, namespace: str | None = None
+    ) -> AsyncIterator[Served | None]:
         """Holds what serves a target for as long as its request runs.
 
         Yields None for a `model` that is no task: vLLM answers for that.
 
+        Args:
+            namespace: the tenant who asks; None for the server's own.
+
         Raises:
             HyperplugError: if the target cannot be served.
         """
-        found = await self._find(target)
+        found = await self._find(target, self.lookups_of(namespace))
         if found is None:
             yield None
             return
@@ -154,18 +188,22 @@ class Gateway:
                 hint=f"start it with --max-lora-rank {adapter.rank} or more",
             )
         load_ms = await self.live.acquire(adapter)
+        if load_ms:
+            self.lookups.library.used(adapter)
         try:
             headers = response_headers(found.resolution, load_ms=load_ms, stale=found.stale)
-            yield Served(model=adapter.name, headers=headers, has_adapter=True)
+            name = self.engine.served_name(adapter)
+            yield Served(model=name, headers=headers, has_adapter=True)
         finally:
             self.live.release(adapter)
 
-    async def _find(self, target: Target) -> Found | None:
+    async def _find(self, target: Target, lookups: Lookups) -> Found | None:
         started = time.perf_counter()
         try:
-            found = await self.lookups.resolve(target)
+            found = await lookups.resolve(target)
         except TaskNotFoundError:
-            if target.explicit or target.kind is not TargetKind.TASK:
+            # With several tenants, a name that vLLM knows may be another's.
+            if self.keys is not None or target.explicit or target.kind is not TargetKind.TASK:
                 raise
             return None
         except RegistryError as exc:
@@ -177,3 +215,10 @@ class Gateway:
         decision = found.resolution.decision
         _log.debug("%s by %s in %.1f ms", decision.value, target.kind.value, milliseconds)
         return found
+
+
+def unknown_model(model: object) -> TaskNotFoundError:
+    """Returns the error for a `model` that this tenant cannot ask for."""
+    return TaskNotFoundError(
+        f"no model or task {str(model)[:80]!r}", hint="see /v1/models and /v1/hyperplug/tasks"
+    )

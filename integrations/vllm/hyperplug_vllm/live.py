@@ -40,6 +40,17 @@ class LiveAdapters:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def owner(self, name: str) -> str | None:
+        """Returns the namespace of a loaded adapter by the name that vLLM knows, if it is one."""
+        for entry in self._entries.values():
+            if self._engine.served_name(entry.adapter) == name:
+                return entry.adapter.namespace
+        return None
+
+    def folders(self) -> list[str]:
+        """Returns the folders in use, "namespace/adapter" each."""
+        return [f"{e.adapter.namespace}/{e.adapter.name}" for e in self._entries.values()]
+
     async def acquire(self, adapter: Adapter) -> float:
         """Returns the milliseconds it took to load the adapter, 0 if it was loaded.
 

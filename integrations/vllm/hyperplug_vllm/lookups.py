@@ -9,18 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from hyperplug.adapters.library import Library
 from hyperplug.entities import Decision, OnNovel, Resolution
 from hyperplug.errors import RegistryError
 from hyperplug.naming import split_alias_name
 from hyperplug.registry import Registry
 from hyperplug_vllm.answers import BusyError
+from hyperplug_vllm.limits import Allowance
+from hyperplug_vllm.request_options import RequestOptions
 from hyperplug_vllm.targets import Target, TargetKind
-from hyperplug_vllm.wishes import Wish
 
 T = TypeVar("T")
 
 _Key = tuple[TargetKind, str]
-_Flight = tuple[_Key, Wish]
+_Flight = tuple[_Key, RequestOptions]
 _MAX_REMEMBERED = 1024
 _PATIENCE_SECONDS = 0.5
 
@@ -46,10 +48,13 @@ class Lookups:
         *,
         on_novel: OnNovel,
         min_score: float | None,
+        novel_per_minute: int = 60,
         max_waiting: int = 256,
         timeout_seconds: float = 120.0,
     ) -> None:
         self._registry = registry
+        self.allowance = Allowance(novel_per_minute)
+        registry.admit_novel(self.allowance.take)
         # What is remembered answers sooner than a database that is away for longer.
         registry.store.patience_seconds = _PATIENCE_SECONDS
         self._on_novel = on_novel
@@ -61,6 +66,11 @@ class Lookups:
         self._working = 0
         self._flights: dict[_Flight, asyncio.Future[Resolution]] = {}
         self._remembered: OrderedDict[_Key, Resolution] = OrderedDict()
+
+    @property
+    def library(self) -> Library:
+        """The published folders."""
+        return self._registry.library
 
     async def resolve(self, target: Target) -> Found:
         """Returns what serves a target, or what last did if the registry is down.
@@ -107,7 +117,7 @@ class Lookups:
 
     async def _once(self, target: Target) -> Resolution:
         """Joins the lookup of the same target under way, or starts it."""
-        key = _key(target), target.wish
+        key = _key(target), target.options
         flight = self._flights.get(key)
         if flight is None:
             if len(self._flights) >= self._max_waiting:
@@ -130,12 +140,12 @@ class Lookups:
         if target.kind is TargetKind.TASK or pair:
             # An unknown name is no description.
             self._registry.get_task(pair[0] if pair else target.text)
-        wish = target.wish
+        options = target.options
         return self._registry.resolve(
             target.text,
-            on_novel=wish.on_novel or self._on_novel,
-            min_score=self._min_score if wish.min_score is None else wish.min_score,
-            examples=wish.examples,
+            on_novel=options.on_novel or self._on_novel,
+            min_score=self._min_score if options.min_score is None else options.min_score,
+            examples=options.examples,
         )
 
     def _land(self, key: _Flight, flight: asyncio.Future[Resolution]) -> None:

@@ -24,9 +24,11 @@ from hyperplug_vllm.asgi import (
     with_body,
 )
 from hyperplug_vllm.compat import LOGGER_NAME
-from hyperplug_vllm.gateway import Gateway, Served
+from hyperplug_vllm.gateway import Gateway, Served, unknown_model
+from hyperplug_vllm.listing import PATH as MODELS
+from hyperplug_vllm.request_options import FIELD, read_options, system_prompt
 from hyperplug_vllm.targets import HEADER, body_for_vllm, parse_body
-from hyperplug_vllm.wishes import FIELD, read_wish, system_prompt
+from hyperplug_vllm.tenants import NAMESPACE
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -64,11 +66,15 @@ class TaskMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         if scope["type"] != "http" or scope["method"] != "POST":
+            if self._gateway.keys is not None and path_of(scope).startswith(MODELS):
+                send = self._gateway.listing_only(scope.get(NAMESPACE), send)
             await self._app(scope, receive, send)
             return
         if path_of(scope) not in PATHS:
             if header_values(scope, HEADER):  # rather an error than an answer of the bare base
                 await _refuse(scope, send, _NOT_HERE)
+            elif self._gateway.keys is not None:
+                await self._pass_on(scope, receive, send)
             else:
                 await self._app(scope, receive, send)
             return
@@ -87,6 +93,18 @@ class TaskMiddleware:
                 return
             await self._forward(scope, receive, send, content, served, size_bytes=len(body))
 
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request of one of several tenants on, unless it names another's adapter."""
+        body = await read_body(receive)
+        if body is None:
+            return
+        content = await _off_loop_if_large(len(body), parse_body, body)
+        model = (content or {}).get("model")
+        if model is not None and not self._gateway.engine.serves(str(model)):
+            await _refuse(scope, send, unknown_model(model))
+            return
+        await self._app(scope, replaying(body, receive), send)
+
     async def _forward(
         self,
         scope: Scope,
@@ -100,7 +118,7 @@ class TaskMiddleware:
         """Passes the request on with the body that vLLM is to read."""
         headers = list(served.headers) if served is not None else []
         # The base model, which has no adapter to replace it, keeps its system prompt.
-        strips = served is not None and served.has_adapter and read_wish(content).strip_system
+        strips = served is not None and served.has_adapter and read_options(content).strip_system
         if strips:
             headers += await self._saved(content)
 
@@ -137,7 +155,10 @@ class TaskMiddleware:
         target = self._gateway.target(headers[0] if headers else None, content)
         if target is None:
             return None
-        return await stack.enter_async_context(self._gateway.serving_target(target))
+        namespace = scope.get(NAMESPACE)
+        return await stack.enter_async_context(
+            self._gateway.serving_target(target, namespace=namespace)
+        )
 
 
 async def _off_loop_if_large(

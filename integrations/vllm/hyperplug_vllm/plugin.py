@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 from typing import Any
@@ -12,8 +13,10 @@ from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError, Hy
 from hyperplug.registry import Registry, open_registry
 from hyperplug_vllm import compat
 from hyperplug_vllm.gateway import Gateway
+from hyperplug_vllm.keeping import keep_house
 from hyperplug_vllm.lookups import Lookups
 from hyperplug_vllm.settings import FLAG, ServingSettings, read_settings
+from hyperplug_vllm.tenants import read_keys
 
 _log = logging.getLogger(compat.LOGGER_NAME)
 
@@ -26,6 +29,7 @@ class HyperplugPlugin:
 
     def __init__(self) -> None:
         self._gateway: Gateway | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     def attach_router(self, app: Any) -> None:
         """Adds middleware and routes; ends the server with one line if it cannot work.
@@ -34,6 +38,7 @@ class HyperplugPlugin:
         """
         from hyperplug_vllm.middleware import TaskMiddleware
         from hyperplug_vllm.routes import add_routes
+        from hyperplug_vllm.tenants import TenantMiddleware
 
         compat.init_logging()
         try:
@@ -42,12 +47,20 @@ class HyperplugPlugin:
             _log.error("hyperplug cannot start: %s", exc)
             raise SystemExit(exc.exit_code) from None
         app.add_middleware(TaskMiddleware, gateway=self._gateway)
+        if self._gateway.keys is not None:  # what is added later is outside
+            app.add_middleware(TenantMiddleware, keys=self._gateway.keys)
         add_routes(app, self._gateway)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Connects to the engine, which vLLM hands over when it is ready."""
         if self._gateway is not None and engine_client is not None:
-            self._gateway.connect(compat.connect(engine_client, state))
+            namespace = self._gateway.serving.settings.namespace
+            self._gateway.connect(compat.connect(engine_client, state, namespace=namespace))
+            library = self._gateway.lookups.library
+            limit = self._gateway.serving.max_folders
+            self._keeping = asyncio.create_task(
+                keep_house(self._gateway.live, library, max_folders=limit)
+            )
             _log.info("serving tasks (live adapters: at most %d)", self._gateway.live.limit)
 
 
@@ -64,21 +77,38 @@ def prepare(flags: compat.ServerFlags) -> Gateway:
     _warn(flags)
     folder = compat.served_folder(flags.model, revision=flags.revision)
     serving = read_settings(flags.additional, base=str(folder))
+    keys = read_keys(serving.keys) if serving.keys is not None else None
     registry = open_registry(settings=serving.settings)
     try:
         base = _warm_up(registry, serving, flags)
     except BaseException:
         registry.close()
         raise
-    lookups = Lookups(registry, on_novel=serving.on_novel, min_score=serving.min_score)
-    atexit.register(lookups.close)
+    lookups = _lookups(registry, serving)
     return Gateway(
         lookups,
         flags=flags,
         serving=serving,
         base=base.spec,
         count_tokens=compat.token_counter(folder),
+        keys=keys,
+        others={
+            namespace: _lookups(registry.for_namespace(namespace), serving)
+            for namespace in (keys.namespaces if keys is not None else ())
+            if namespace != registry.namespace
+        },
     )
+
+
+def _lookups(registry: Registry, serving: ServingSettings) -> Lookups:
+    lookups = Lookups(
+        registry,
+        on_novel=serving.on_novel,
+        min_score=serving.min_score,
+        novel_per_minute=serving.novel_per_minute,
+    )
+    atexit.register(lookups.close)
+    return lookups
 
 
 def _warm_up(registry: Registry, serving: ServingSettings, flags: compat.ServerFlags) -> BaseModel:

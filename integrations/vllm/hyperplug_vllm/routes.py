@@ -15,8 +15,10 @@ from hyperplug.errors import ConfigError, HyperplugError, RegistryError
 from hyperplug.registry import Registry
 from hyperplug_vllm.answers import failure
 from hyperplug_vllm.gateway import Gateway
+from hyperplug_vllm.lookups import Lookups
+from hyperplug_vllm.request_options import FIELD, read_options
 from hyperplug_vllm.targets import Target, TargetKind, named_target, parse_body
-from hyperplug_vllm.wishes import FIELD, read_wish
+from hyperplug_vllm.tenants import NAMESPACE, namespace_of
 
 _PREFIX = "/v1/hyperplug"
 _PAGE = 1000
@@ -61,13 +63,13 @@ class Routes:
             "status": "ok",
             "base": gateway.engine.base_name,
             "base_fingerprint": gateway.base.fingerprint,
-            "namespace": gateway.serving.settings.namespace,
+            "namespace": namespace_of(request.scope, gateway.serving.settings.namespace),
             "on_novel": gateway.serving.on_novel.value,
             "live_adapters": len(gateway.live),
             "max_live_adapters": gateway.live.limit,
         }
         try:
-            facts["tasks"] = await gateway.lookups.call(_count)
+            facts["tasks"] = await self._lookups(request).call(_count)
         except RegistryError:
             return JSONResponse({**facts, "status": "registry unreachable"}, status_code=503)
         return JSONResponse(facts)
@@ -80,7 +82,7 @@ class Routes:
         limit = _number(request, "limit", default=_PAGE, low=1, high=_PAGE)
         offset = _number(request, "offset", default=0, low=0, high=2**31)
         after, tag = request.query_params.get("after"), request.query_params.get("tag")
-        tasks = await self._gateway.lookups.call(
+        tasks = await self._lookups(request).call(
             lambda registry: registry.list_tasks(limit=limit, offset=offset, after=after, tag=tag)
         )
         return JSONResponse({"object": "list", "data": [_shown(task) for task in tasks]})
@@ -91,7 +93,7 @@ class Routes:
         The same task again changes nothing; another description under its name is refused.
         """
         content = await _object(request)
-        examples = read_wish({FIELD: {"examples": content.get("examples")}}).examples
+        examples = read_options({FIELD: {"examples": content.get("examples")}}).examples
         name, description = _string(content, "name"), _string(content, "description")
         tags = content.get("tags") or []
         if not isinstance(tags, list):
@@ -99,7 +101,9 @@ class Routes:
         generates = content.get("generate", self._generates)
         if generates is True and not self._generates:
             raise ConfigError("this server does not generate adapters", hint="leave 'generate' out")
-        task, adapter = await self._gateway.lookups.work(
+        if generates is True:
+            self._lookups(request).allowance.take()
+        task, adapter = await self._lookups(request).work(
             lambda registry: registry.register_task(
                 name,
                 description,
@@ -125,7 +129,7 @@ class Routes:
                 registry.get_task(task)  # an unknown task is not one without adapters
             return list(registry.iterate_adapters(task_name=task, after=after, limit=limit))
 
-        found = await self._gateway.lookups.call(read)
+        found = await self._lookups(request).call(read)
         return JSONResponse({"object": "list", "data": [_shown_adapter(one) for one in found]})
 
     async def find(self, request: Request) -> Response:
@@ -134,7 +138,7 @@ class Routes:
         text, limit = _string(content, "text"), content.get("limit", 5)
         if type(limit) is not int or not 1 <= limit <= _MOST_FOUND:
             raise ConfigError("'limit' is wrong", hint=f"use a number from 1 to {_MOST_FOUND}")
-        matches = await self._gateway.lookups.work(
+        matches = await self._lookups(request).work(
             lambda registry: registry.find(text, limit=limit)
         )
         data = [{"score": match.score, "task": _shown(match.task)} for match in matches]
@@ -146,8 +150,9 @@ class Routes:
         if not self._generates:
             raise ConfigError("this server does not generate adapters", hint="ask its operator")
         description = _string(content, "description")
-        examples = read_wish({FIELD: {"examples": content.get("examples")}}).examples
-        adapter = await self._gateway.lookups.work(
+        examples = read_options({FIELD: {"examples": content.get("examples")}}).examples
+        self._lookups(request).allowance.take()
+        adapter = await self._lookups(request).work(
             lambda registry: registry.generate_for(description, examples=examples, check=False)
         )
         return JSONResponse(_shown_adapter(adapter))
@@ -166,10 +171,14 @@ class Routes:
         loaded = []
         for name in names:
             target = replace(named_target(name), kind=TargetKind.TASK)
-            async with self._gateway.serving_target(target) as served:
+            namespace = request.scope.get(NAMESPACE)
+            async with self._gateway.serving_target(target, namespace=namespace) as served:
                 if served is not None:
                     loaded.append({"task": name, "model": served.model})
         return JSONResponse({"object": "list", "data": loaded})
+
+    def _lookups(self, request: Request) -> Lookups:
+        return self._gateway.lookups_of(request.scope.get(NAMESPACE))
 
     @property
     def _generates(self) -> bool:
@@ -178,7 +187,7 @@ class Routes:
     async def resolve(self, request: Request) -> Response:
         """Answers what would serve `{"text": "a name or a description"}`, generating it."""
         text = _string(await _object(request), "text")
-        found = await self._gateway.lookups.resolve(Target(kind=TargetKind.TEXT, text=text))
+        found = await self._lookups(request).resolve(Target(kind=TargetKind.TEXT, text=text))
         resolution = found.resolution
         return JSONResponse(
             {

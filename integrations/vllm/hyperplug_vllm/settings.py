@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from hyperplug.config import Settings, load_settings
 from hyperplug.entities import OnNovel
 from hyperplug.errors import ConfigError
 
 FLAG = "--additional-config.hyperplug."
-_KEYS = ("registry", "namespace", "home", "hypernet", "on_novel", "min_score", "max_live")
+_OWN_KEYS = ("on_novel", "min_score", "max_live", "keys", "novel_per_minute", "max_folders")
+_NOVEL_PER_MINUTE = 60
+_MAX_FOLDERS = 2000
+_KEYS = ("registry", "namespace", "home", "hypernet", *_OWN_KEYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +27,18 @@ class ServingSettings:
         on_novel: what becomes of a description near no registered task.
         min_score: overrides the calibrated border of NEAREST.
         max_live: how many adapters stay loaded; None takes vLLM's `--max-cpu-loras`.
+        keys: file of API keys and the namespaces that they open; None for one tenant.
+        novel_per_minute: how many adapters one tenant's requests may have generated.
+        max_folders: how many adapters stay published on disk.
     """
 
     settings: Settings
     on_novel: OnNovel = OnNovel.GENERATE
     min_score: float | None = None
     max_live: int | None = None
+    keys: Path | None = None
+    novel_per_minute: int = _NOVEL_PER_MINUTE
+    max_folders: int = _MAX_FOLDERS
 
 
 def read_settings(additional: Mapping[str, object], *, base: str) -> ServingSettings:
@@ -56,14 +66,17 @@ def read_settings(additional: Mapping[str, object], *, base: str) -> ServingSett
         ),
         on_novel=_on_novel(values["on_novel"]),
         min_score=_score(values["min_score"]),
-        max_live=_count(values["max_live"]),
+        max_live=_count("max_live", values),
+        keys=Path(values["keys"]).expanduser().absolute() if values["keys"] else None,
+        novel_per_minute=_count("novel_per_minute", values) or _NOVEL_PER_MINUTE,
+        max_folders=_count("max_folders", values) or _MAX_FOLDERS,
     )
 
 
 def _value(additional: Mapping[str, object], key: str) -> str | None:
     """Returns a flag as text; flags that `load_settings` reads itself have no variable here."""
     given = additional.get(key)
-    if given is None and key in ("on_novel", "min_score", "max_live"):
+    if given is None and key in _OWN_KEYS:
         given = os.environ.get(f"HYPERPLUG_{key.upper()}")
     return str(given) if given not in (None, "") else None
 
@@ -91,9 +104,10 @@ def _score(value: str | None) -> float | None:
     return score
 
 
-def _count(value: str | None) -> int | None:
+def _count(key: str, values: Mapping[str, str | None]) -> int | None:
+    value = values[key]
     if value is None:
         return None
-    if not value.isdecimal() or int(value) < 1:
-        raise ConfigError(f"max_live is {value!r}", hint="use a whole number from 1 up")
+    if len(value) > 9 or not value.isdecimal() or int(value) < 1:
+        raise ConfigError(f"{key} is {value[:40]!r}", hint="use a whole number from 1 up")
     return int(value)

@@ -11,7 +11,12 @@ from urllib.parse import unquote
 
 from hyperplug.errors import InvalidDescriptionError
 from hyperplug.naming import is_name, split_adapter_name, split_alias_name
-from hyperplug_vllm.wishes import FIELD, Wish, system_prompt, without_system_prompt
+from hyperplug_vllm.request_options import (
+    FIELD,
+    RequestOptions,
+    system_prompt,
+    without_system_prompt,
+)
 
 PREFIX = "hyperplug:"
 AUTO = "hyperplug"
@@ -34,13 +39,13 @@ class Target:
     Attributes:
         explicit: whether the header or the body's object "hyperplug" names it: there an
             unknown name is an error, while an unknown `model` is vLLM's to answer.
-        wish: what else the request asks for.
+        options: what else the request asks for.
     """
 
     kind: TargetKind
     text: str
     explicit: bool = False
-    wish: Wish = field(default_factory=Wish)
+    options: RequestOptions = field(default_factory=RequestOptions)
 
 
 def header_target(value: bytes) -> Target:

@@ -16,6 +16,7 @@ from hyperplug_vllm.lookups import Lookups
 from hyperplug_vllm.middleware import TaskMiddleware
 from hyperplug_vllm.routes import add_routes
 from hyperplug_vllm.settings import ServingSettings
+from hyperplug_vllm.tenants import Keys, TenantMiddleware
 
 from hyperplug.entities import OnNovel
 from hyperplug.registry import Registry
@@ -48,15 +49,29 @@ class Server:
 
 
 @asynccontextmanager
-async def front_end(registry: Registry, **flags: Any) -> AsyncIterator[Server]:
+async def front_end(
+    registry: Registry, *, keys: Keys | None = None, novel_per_minute: int = 10_000, **flags: Any
+) -> AsyncIterator[Server]:
+    """Yields a server on the registry, with as many tenants as there are in `keys`."""
     serving = ServingSettings(settings=registry.settings)
-    lookups = Lookups(registry, on_novel=OnNovel.GENERATE, min_score=None)
+
+    def lookups_of(namespace: str) -> Lookups:
+        return Lookups(
+            registry.for_namespace(namespace),
+            on_novel=OnNovel.GENERATE,
+            min_score=None,
+            novel_per_minute=novel_per_minute,
+        )
+
+    namespaces = keys.namespaces if keys is not None else frozenset()
     gateway = Gateway(
-        lookups,
+        lookups_of(registry.namespace),
         flags=replace(FLAGS, **flags),
         serving=serving,
         base=registry.base.spec,
         count_tokens=lambda text: len(text.split()),
+        keys=keys,
+        others={name: lookups_of(name) for name in namespaces - {registry.namespace}},
     )
     engine, client, models = make_engine()
     gateway.connect(engine)
@@ -72,9 +87,19 @@ async def front_end(registry: Registry, **flags: Any) -> AsyncIterator[Server]:
             return StreamingResponse((f"data: {n}\n\n" for n in range(3)), headers={"x-own": "1"})
         return JSONResponse({"model": model, "content": content})
 
+    async def listed() -> Any:
+        return {"object": "list", "data": [{"id": name} for name in (BASE, *models.lora_requests)]}
+
+    async def one(name: str) -> Any:
+        return {"id": name}
+
+    app.add_api_route("/v1/models", listed)
+    app.add_api_route("/v1/models/{name:path}", one)
     for path in (CHAT, "/v1/messages", "/v1/embeddings"):
         app.add_api_route(path, answer, methods=["POST"], response_model=None)
     app.add_middleware(TaskMiddleware, gateway=gateway)
+    if keys is not None:
+        app.add_middleware(TenantMiddleware, keys=keys)
     add_routes(app, gateway)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:

@@ -18,7 +18,7 @@ _SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class RequestOptions:
     """The object "hyperplug" of a body, checked.
 
     Attributes:
@@ -36,8 +36,8 @@ class Wish:
     strip_system: bool = False
 
 
-def read_wish(content: Mapping[str, Any]) -> Wish:
-    """Returns what the body's object "hyperplug" asks for; an empty wish without one.
+def read_options(content: Mapping[str, Any]) -> RequestOptions:
+    """Returns what the body's object "hyperplug" asks for; empty options without one.
 
     Raises:
         ConfigError: if it is no object, has an unknown key or a value of the wrong type.
@@ -45,7 +45,7 @@ def read_wish(content: Mapping[str, Any]) -> Wish:
     """
     given = content.get(FIELD)
     if given is None:
-        return Wish()
+        return RequestOptions()
     if not isinstance(given, Mapping):
         example = f'{{"{FIELD}": {{"task": "…"}}}}'
         raise ConfigError(f'"{FIELD}" is not an object', hint=f"send {example}")
@@ -55,7 +55,7 @@ def read_wish(content: Mapping[str, Any]) -> Wish:
     task = given.get("task")
     if not isinstance(task, str | None):
         raise _wrong("task", "a name or a description")
-    return Wish(
+    return RequestOptions(
         task=task,
         examples=_examples(given.get("examples")),
         on_novel=_on_novel(given.get("on_novel")),
