@@ -13,6 +13,7 @@ from hyperplug.errors import InvalidDescriptionError, InvalidNameError
 from hyperplug.naming import check_alias, check_name
 from hyperplug.registry import Registry
 from hyperplug.store import Store, open_store
+from tests.edge_cases.conftest import OpenRegistry
 from tests.store.samples import add, execute, new_adapter, put_identities
 
 
@@ -49,6 +50,16 @@ def test_edge_04_two_servers_never_give_one_id_to_two_adapters(store: Store, url
         other.close()
     assert len({adapter.id for adapter in adapters}) == 20
     assert min(adapter.id for adapter in adapters) >= 2**20  # below: vLLM's own counter
+
+
+def test_edge_06_no_task_takes_the_name_of_the_base_model(open_tiny: OpenRegistry) -> None:
+    for base in ("tiny", "example/tiny"):
+        registry = open_tiny(base=base)
+        with pytest.raises(InvalidNameError, match="task name"):
+            registry.register_task(base, "Add two numbers")
+        assert registry.list_tasks() == []
+    _, adapter = registry.register_task("tiny2", "Add two numbers")
+    assert adapter is not None and adapter.name.startswith("tiny2@")
 
 
 @pytest.mark.parametrize(
