@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,8 +73,8 @@ def open_tiny(tmp_path: Path) -> Iterator[OpenRegistry]:
     """Opens a registry on the tiny base model; several in one test share their home."""
     opened: list[Registry] = []
 
-    def open_(**changes: str) -> Registry:
-        registry = open_registry(settings=load_settings(home=tmp_path / "home", **changes))
+    def open_(**changes: Any) -> Registry:
+        registry = open_registry(settings=load_settings(**{"home": tmp_path / "home"} | changes))
         opened.append(registry)
         generator = SeededGenerator()
         registry.store.put_base_model(BASE)
