@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from hyperplug.registry import Registry
 from hyperplug.store import Store, open_store
 from tests.adapters.samples import foreign, weights
 from tests.edge_cases.conftest import OpenRegistry, SeededGenerator
-from tests.store.samples import EMBEDDER, add, execute, vector
+from tests.store.samples import EMBEDDER, add, execute, new_adapter, put_identities, vector
 
 SUMS, MOTTO = "Add two numbers", "Why just fly by my gym?"
 AT_ONCE = timedelta(0)
@@ -61,6 +61,21 @@ def test_edge_27_a_folder_outlives_its_task_until_its_time_is_over(registry: Reg
     assert foretold.tasks == ("sums",) and adapter.path.is_dir()
     done = registry.collect_garbage(grace=AT_ONCE)
     assert done.folders == (f"default/{adapter.name}",) and not adapter.path.exists()
+
+
+def test_edge_27_a_version_outlives_its_place_until_its_time_is_over(
+    store: Store, url: str
+) -> None:
+    put_identities(store)
+    task = add(store, "sums")
+    old, new = (store.put_adapter(new_adapter(task, seed=n), alias=None) for n in range(2))
+    store.set_alias(task.id, adapter_id=old.id)
+    execute(url, "UPDATE adapters SET created_at = '2020-01-01 00:00:00'")
+    store.set_alias(task.id, adapter_id=new.id)  # a moment ago: servers may still hold the old
+    now = datetime.now(UTC)
+    assert store.drop_old_versions(keep=1, before=now - timedelta(days=1)) == []
+    dropped = store.drop_old_versions(keep=1, before=now + timedelta(days=1))
+    assert [adapter.name for adapter in dropped] == [old.name]
 
 
 def test_edge_27_a_pinned_version_is_never_collected(registry: Registry) -> None:
