@@ -7,6 +7,7 @@ seconds.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,10 @@ class SeededGenerator:
 
 
 @pytest.fixture
-def open_tiny(tmp_path: Path) -> Iterator[OpenRegistry]:
+def open_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenRegistry]:
     """Opens a registry on the tiny base model; several in one test share their home."""
+    for name in [name for name in os.environ if name.startswith("HYPERPLUG_")]:
+        monkeypatch.delenv(name)
     opened: list[Registry] = []
 
     def open_(**changes: Any) -> Registry:
