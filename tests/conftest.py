@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from hyperplug.store import Store, open_store
+
 
 @contextmanager
 def _server(**options: int) -> Iterator[str]:
@@ -76,3 +78,17 @@ def second_postgres_url(postgres_server: str) -> Iterator[str]:
 def sqlite_url(tmp_path: Path) -> str:
     """The URL of a SQLite file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'registry.db'}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database: whoever asks for it runs on both kinds."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    """An empty store, on both kinds of database."""
+    opened = open_store(url)
+    yield opened
+    opened.close()

@@ -15,7 +15,7 @@ from hyperplug.entities import (
     TaskDraft,
     TaskRevision,
 )
-from hyperplug.errors import DuplicateTaskError, HyperplugError, TaskNotFoundError
+from hyperplug.errors import DuplicateTaskError, HyperplugError, InvalidNameError, TaskNotFoundError
 from hyperplug.naming import check_description, description_digest
 from hyperplug.registry.base import RegistryBase
 
@@ -68,7 +68,7 @@ class TaskCalls(RegistryBase):
         draft = TaskDraft(
             name=name, description=description, examples=tuple(examples), tags=tuple(tags)
         )
-        check_draft(draft, namespace=self._namespace)  # before models are loaded for nothing
+        self._new_task(draft)  # before models are loaded for nothing
         (outcome,) = self.register_tasks([draft], generate=generate, check=check, force=force)
         if outcome.error is not None:
             raise outcome.error
@@ -99,7 +99,7 @@ class TaskCalls(RegistryBase):
         batch: list[tuple[int, TaskDraft, NewTask]] = []
         for index, draft in enumerate(drafts):
             try:
-                batch.append((index, draft, check_draft(draft, namespace=self._namespace)))
+                batch.append((index, draft, self._new_task(draft)))
             except HyperplugError as exc:
                 yield Registered(index=index, draft=draft, error=exc)
             if len(batch) == _BULK_SIZE:
@@ -215,6 +215,16 @@ class TaskCalls(RegistryBase):
         Pinned adapters stay. Raises TaskNotFoundError.
         """
         self.store.purge_task(name, namespace=self._namespace)
+
+    def _new_task(self, draft: TaskDraft) -> NewTask:
+        """Returns the task in normal form; a server knows the base model's name as the base's."""
+        new = check_draft(draft, namespace=self._namespace)
+        if new.name == self.settings.base:
+            raise InvalidNameError(
+                f"task name {new.name!r} is the name of the base model",
+                hint="choose another: under this one the base model would answer",
+            )
+        return new
 
     def _register_batch(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from hyperplug.entities import Adapter, AdapterState, AliasChange, NewAdapter
@@ -14,7 +14,7 @@ from hyperplug.naming import CURRENT
 from hyperplug.store import adapter_rows, alias_rows
 from hyperplug.store.database import Database, retried
 from hyperplug.store.engine import reading, writing
-from hyperplug.store.tables import AdapterRow, AliasRow, TaskRow
+from hyperplug.store.tables import AdapterRow, AliasEventRow, AliasRow, TaskRow
 
 _PAGE = 500
 
@@ -193,8 +193,8 @@ class AdapterStore(Database):
     ) -> list[Adapter]:
         """Returns some adapters, now deleted, that nothing leads to.
 
-        They were stored before then, are not pinned, and at least `keep` of their task are
-        newer.
+        They were stored before then, and no alias was moved off them since: servers hold on to
+        what they have. They are not pinned, and at least `keep` of their task are newer.
         """
         newer = aliased(AdapterRow)
         followers = (
@@ -202,8 +202,12 @@ class AdapterStore(Database):
             .where(newer.task_id == AdapterRow.task_id, newer.version > AdapterRow.version)
             .scalar_subquery()
         )
+        left_lately = exists().where(
+            AliasEventRow.previous_id == AdapterRow.id, AliasEventRow.created_at >= before
+        )
         query = select(AdapterRow).where(
             AdapterRow.created_at < before,
+            ~left_lately,
             AdapterRow.pinned.is_(False),
             AdapterRow.id.not_in(select(AliasRow.adapter_id)),
             followers >= keep,

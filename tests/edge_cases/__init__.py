@@ -1,0 +1,4 @@
+"""The edge cases of docs/edge-cases.md that the registry answers for: a short test each.
+
+Longer tests of the same stand beside the code that they are about.
+"""
