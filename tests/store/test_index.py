@@ -59,8 +59,10 @@ def files(url: str) -> list[Path]:
 
 
 def assert_finds_all(store: Store, vectors: NDArray[np.float32], *, begin: int = 0) -> None:
-    for number, vector in enumerate(vectors):
-        assert best(store, vector) == f"t{begin + number}"
+    found = [best(store, vector) for vector in vectors]
+    right = [name == f"t{begin + number}" for number, name in enumerate(found)]
+    # The index is approximate: of random vectors, which have no neighbours, it may miss some.
+    assert sum(right) >= 0.98 * len(right)
 
 
 def test_lookups_are_right_before_during_and_after_the_index_is_built(
