@@ -19,7 +19,10 @@ class ChangeFeed:
     """Waits for writes by any process. For use by one thread.
 
     PostgreSQL says so by itself; SQLite is asked five times a second. While the database
-    is away, waiting goes on; when it is back, that counts as a change.
+    is away, waiting goes on.
+
+    Attributes:
+        away: whether the database did not answer the last time.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -27,6 +30,7 @@ class ChangeFeed:
         self._listens = engine.dialect.name == "postgresql"
         self._connection: Any = None
         self._seen: int | None = None
+        self.away = False
         self._refresh()
 
     def __enter__(self) -> Self:
@@ -65,8 +69,10 @@ class ChangeFeed:
             with self._engine.connect() as connection:
                 count = connection.execute(_COUNT).scalar_one()
         except SQLAlchemyError:
+            self.away = True
             self.close()
             return False
+        self.away = False
         changed = self._seen is not None and count != self._seen
         self._seen = count
         return changed

@@ -40,6 +40,11 @@ class LiveAdapters:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def holds(self, adapter: Adapter | None) -> bool:
+        """Returns whether nothing is left to load for a request: it is loaded, or there is none."""
+        entry = self._entries.get(adapter.id) if adapter is not None else None
+        return adapter is None or (entry is not None and entry.loaded)
+
     def owner(self, name: str) -> str | None:
         """Returns the namespace of a loaded adapter by the name that vLLM knows, if it is one."""
         for entry in self._entries.values():

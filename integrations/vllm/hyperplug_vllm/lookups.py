@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hyperplug.adapters.library import Library
-from hyperplug.entities import Decision, OnNovel, Resolution
+from hyperplug.entities import Decision, OnNovel, Resolution, Timings
 from hyperplug.errors import RegistryError
 from hyperplug.naming import split_alias_name
 from hyperplug.registry import Registry
 from hyperplug_vllm.answers import BusyError
 from hyperplug_vllm.limits import Allowance
+from hyperplug_vllm.recent import RecentResolutions
 from hyperplug_vllm.request_options import RequestOptions
 from hyperplug_vllm.targets import Target, TargetKind
 
@@ -66,11 +67,19 @@ class Lookups:
         self._working = 0
         self._flights: dict[_Flight, asyncio.Future[Resolution]] = {}
         self._remembered: OrderedDict[_Key, Resolution] = OrderedDict()
+        self._recent = RecentResolutions(registry.store)
 
     @property
     def library(self) -> Library:
         """The published folders."""
         return self._registry.library
+
+    def recent(self, target: Target) -> Found | None:
+        """Returns what serves a target, if it was asked for and nothing was written since."""
+        resolution = self._recent.get((_key(target), target.options))
+        if resolution is None:
+            return None
+        return Found(resolution=resolution, stale=self._recent.away)
 
     async def resolve(self, target: Target) -> Found:
         """Returns what serves a target, or what last did if the registry is down.
@@ -113,6 +122,7 @@ class Lookups:
         """Ends the threads once they are idle, and the connection to the store."""
         self._names.shutdown(wait=False, cancel_futures=True)
         self._texts.shutdown(wait=False, cancel_futures=True)
+        self._recent.close()
         self._registry.close()
 
     async def _once(self, target: Target) -> Resolution:
@@ -140,13 +150,17 @@ class Lookups:
         if target.kind is TargetKind.TASK or pair:
             # An unknown name is no description.
             self._registry.get_task(pair[0] if pair else target.text)
-        options = target.options
-        return self._registry.resolve(
+        options, epoch = target.options, self._recent.epoch
+        resolution = self._registry.resolve(
             target.text,
             on_novel=options.on_novel or self._on_novel,
             min_score=self._min_score if options.min_score is None else options.min_score,
             examples=options.examples,
         )
+        if resolution.decision is not Decision.NOVEL:  # the next time it is none
+            kept = replace(resolution, timings=Timings())
+            self._recent.put((_key(target), options), kept, epoch=epoch)
+        return resolution
 
     def _land(self, key: _Flight, flight: asyncio.Future[Resolution]) -> None:
         self._flights.pop(key, None)
