@@ -21,6 +21,7 @@ from hyperplug.cli import (
     loras,
     serving,
     tasks,
+    training,
     upkeep,
     versions,
 )
@@ -43,6 +44,8 @@ _COMMANDS = (
     tasks.restore_task,
     tasks.purge_task,
     adapters.generate_adapter,
+    training.refine_adapter,
+    training.train_adapter,
     adapters.list_adapters,
     adapters.show_adapter,
     adapters.export_adapter,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hyperplug.adapters.peft_format import pack
 from hyperplug.basemodel import BaseModel
@@ -22,7 +24,7 @@ from hyperplug.hypernet.encoding import (
     encode_descriptions,
     encode_examples,
 )
-from hyperplug.hypernet.model import LoraBatch
+from hyperplug.hypernet.model import Hypernet, LoraBatch, TaskInput
 from hyperplug.hypernet.words import Vocabulary, load_vocabulary
 
 
@@ -75,14 +77,45 @@ class Generator:
     def loras(self, description: str | None, examples: Sequence[Example] = ()) -> list[LoraBatch]:
         """Returns the adapter as tensors of a batch of one, one `LoraBatch` a module."""
         with self._lock, torch.inference_mode():
-            texts = [] if description is None else [description]
-            encoded = encode_descriptions(self._embedder, texts, vocabulary=self._vocabulary)
-            shown = encode_examples(
-                self._embedder, examples[:MAX_EXAMPLES], vocabulary=self._vocabulary
-            )
-            task = collate(encoded or [None], [shown], embedding_size=self._embedder.dimension)
-            loras: list[LoraBatch] = self._network(task)
+            loras: list[LoraBatch] = self._network(self._encoded(description, examples))
         return loras
+
+    def code_decoder(self, description: str, examples: Sequence[Example] = ()) -> CodeDecoder:
+        """Returns the task code for a description, and what makes an adapter of a code.
+
+        Raises:
+            CheckpointError: if the network has no task codes.
+        """
+        if not isinstance(self._network, Hypernet):
+            raise CheckpointError(
+                "this network has no task codes", hint="refine the adapter itself"
+            )
+        with self._lock, torch.no_grad():
+            self._network.requires_grad_(False)  # only the code is trained
+            task = self._encoded(description, examples)
+            code = self._network.encode(task)
+        return CodeDecoder(network=self._network, task=task, code=code)
+
+    def _encoded(self, description: str | None, examples: Sequence[Example]) -> TaskInput:
+        texts = [] if description is None else [description]
+        encoded = encode_descriptions(self._embedder, texts, vocabulary=self._vocabulary)
+        shown = encode_examples(
+            self._embedder, examples[:MAX_EXAMPLES], vocabulary=self._vocabulary
+        )
+        return collate(encoded or [None], [shown], embedding_size=self._embedder.dimension)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeDecoder:
+    """A task code, (1, code), and the network that makes adapters of such codes."""
+
+    network: Hypernet
+    task: TaskInput
+    code: Tensor
+
+    def decode(self, code: Tensor) -> list[LoraBatch]:
+        """Returns the adapter of a code; gradients flow to the code."""
+        return self.network.decode(code, task=self.task)
 
 
 def load_generator(path: Path | None, *, embedder: Embedder, base: BaseModel) -> Generator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def load_state(file: Path, *, settings: Mapping[str, Any]) -> RunState | None:
         return None
     try:
         state = RunState(**torch.load(file, weights_only=True))
-    except (OSError, RuntimeError, TypeError, ValueError, EOFError) as exc:
+    except (OSError, RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as exc:
         raise TrainingError(
             f"{file} is not the state of a run of this version",
             hint="give another --out, or delete that file",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hyperplug.config import Settings, load_settings
 from hyperplug.entities import Example, Match, OnNovel, Resolution, Thresholds
-from hyperplug.registry.examine import ExamineCalls
+from hyperplug.registry.learning import LearningCalls
 from hyperplug.registry.tasks import Registered
 from hyperplug.store import open_store
 
@@ -32,7 +32,7 @@ def open_registry(url: str | None = None, *, settings: Settings | None = None) -
     return Registry(open_store(chosen.registry_url, actor=chosen.actor), settings=chosen)
 
 
-class Registry(ExamineCalls):
+class Registry(LearningCalls):
     """Tasks, their embeddings and adapters; finds, generates and publishes.
 
     Safe for use by several threads. Encoder, base model and hypernetwork are loaded when
