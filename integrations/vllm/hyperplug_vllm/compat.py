@@ -1,7 +1,7 @@
 """Everything that hyperplug takes from vLLM beyond its documented launch flags.
 
-vLLM moves these names between releases: this module is what an upgrade has to check.
-Seen working with 0.32. vLLM's objects are untyped here and leave as values of our own.
+vLLM moves these names between releases: `hyperplug_vllm.contract` lists them, and the releases in
+which all were found. vLLM's objects are untyped here and leave as values of our own.
 """
 
 from __future__ import annotations
@@ -17,12 +17,8 @@ from hyperplug.errors import BaseModelError, InvalidAdapterError, MissingExtraEr
 
 # vLLM configures logging for the "vllm" tree only.
 LOGGER_NAME = "vllm.hyperplug"
-# vLLM refuses any other --max-lora-rank.
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # The name by which VLLM_PLUGINS and the entry point know us.
 PLUGIN_NAME = "hyperplug"
-PLUGIN_GROUP = "vllm.endpoint_plugins"
-SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

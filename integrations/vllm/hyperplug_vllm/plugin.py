@@ -11,6 +11,7 @@ from hyperplug.entities import OnNovel
 from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError, HyperplugError
 from hyperplug.registry import Registry, open_registry
 from hyperplug_vllm import compat
+from hyperplug_vllm.contract import LORA_RANKS
 from hyperplug_vllm.gateway import Gateway
 from hyperplug_vllm.lookups import Lookups
 from hyperplug_vllm.settings import FLAG, ServingSettings, read_settings
@@ -88,7 +89,7 @@ def _warm_up(registry: Registry, serving: ServingSettings, flags: compat.ServerF
         _log.info("no hypernetwork, so no task without an adapter can be served: %s", exc)
         return base
     if rank > flags.max_lora_rank:
-        enough = min((r for r in compat.LORA_RANKS if r >= rank), default=rank)
+        enough = min((r for r in LORA_RANKS if r >= rank), default=rank)
         raise ConfigError(
             f"generated adapters have rank {rank}, over the server's {flags.max_lora_rank}",
             hint=f"add the flag: --max-lora-rank {enough}",

@@ -16,6 +16,7 @@ from hyperplug.entities import OnNovel
 from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError, MissingExtraError
 from hyperplug.registry import open_registry
 from hyperplug_vllm import compat
+from hyperplug_vllm.contract import PLUGIN_GROUP, SERVER_MODULE
 from hyperplug_vllm.flags import (
     Wish,
     additional_settings,
@@ -79,7 +80,7 @@ def plan(
     wish = Wish(folder=folder, base_name=base_id, rank=rank, accelerated=accelerated)
     arguments = vllm_arguments(wish, vllm_args)
     return Launch(
-        command=(sys.executable, "-m", compat.SERVER_MODULE, *arguments),
+        command=(sys.executable, "-m", SERVER_MODULE, *arguments),
         environment=_environment(settings, accelerated=accelerated),
         base_name=value_of("--served-model-name", arguments) or base_id,
     )
@@ -141,7 +142,7 @@ def _require_vllm() -> None:
 
     if importlib.util.find_spec("vllm") is None:
         raise MissingExtraError("vllm", extra="vllm")
-    if not importlib.metadata.entry_points(group=compat.PLUGIN_GROUP, name=compat.PLUGIN_NAME):
+    if not importlib.metadata.entry_points(group=PLUGIN_GROUP, name=compat.PLUGIN_NAME):
         raise ConfigError(
             "vLLM would not find hyperplug: it is on the path, but not installed",
             hint="run: pip install --editable .",
