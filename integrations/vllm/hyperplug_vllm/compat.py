@@ -7,13 +7,16 @@ which all were found. vLLM's objects are untyped here and leave as values of our
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hyperplug.entities import Adapter
-from hyperplug.errors import BaseModelError, InvalidAdapterError, MissingExtraError
+from hyperplug.errors import BaseModelError, ConfigError, InvalidAdapterError, MissingExtraError
+from hyperplug_vllm.contract import NEWEST, OLDEST, Way, supported_range, way_into
+from hyperplug_vllm.sources import release_in
 
 # vLLM configures logging for the "vllm" tree only.
 LOGGER_NAME = "vllm.hyperplug"
@@ -57,6 +60,44 @@ def server_flags(args: Any) -> ServerFlags:
         runtime_updating=bool(envs.VLLM_ALLOW_RUNTIME_LORA_UPDATING),
         additional=additional,
     )
+
+
+def installed_release() -> tuple[int, int] | None:
+    """Returns the release of the vLLM that Python would import; None if it has no number.
+
+    Raises:
+        MissingExtraError: if there is no vLLM.
+    """
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("vllm", extra="vllm")
+    return release_in(Path(spec.origin).parents[1])
+
+
+def require_supported() -> Way:
+    """Returns how hyperplug comes into the installed vLLM's servers.
+
+    Raises:
+        MissingExtraError: if there is no vLLM.
+        ConfigError: if it is none of the supported releases.
+    """
+    release = installed_release()
+    if release is None or not OLDEST <= release <= NEWEST:
+        number = f"{release[0]}.{release[1]}" if release else "of an unknown version"
+        wanted = f"vllm>={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}"
+        raise ConfigError(
+            f"vLLM {number} is not supported: hyperplug works with vLLM {supported_range()}",
+            hint=f"run: pip install '{wanted}'",
+        )
+    return way_into(release)
+
+
+def api_keys(args: Any) -> tuple[str, ...]:
+    """Returns the keys that vLLM takes: those of `--api-key`, or else that of VLLM_API_KEY."""
+    from vllm import envs
+
+    given = getattr(args, "api_key", None) or [envs.VLLM_API_KEY]
+    return tuple(key for key in ([given] if isinstance(given, str) else given) if key)
 
 
 def init_logging() -> None:

@@ -12,6 +12,7 @@ from enum import StrEnum
 PLUGIN_GROUP = "vllm.endpoint_plugins"
 GENERAL_GROUP = "vllm.general_plugins"
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+MIDDLEWARE = "hyperplug_vllm.standalone.HyperplugMiddleware"
 # vLLM refuses any other --max-lora-rank.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 

@@ -56,10 +56,11 @@ def prepare(flags: compat.ServerFlags) -> Gateway:
     """Returns the gateway of a server started with these flags, all models loaded.
 
     Raises:
-        ConfigError: for flags with which no adapter could be served.
+        ConfigError: for a vLLM or for flags with which no adapter could be served.
         BaseMismatchError: if the hypernetwork was trained for another base model.
         HyperplugError: if the registry cannot be opened.
     """
+    compat.require_supported()
     if not flags.enable_lora:
         raise ConfigError("vLLM runs without LoRA", hint="add the flag: --enable-lora")
     _warn(flags)

@@ -7,6 +7,7 @@ import ast
 import inspect
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,12 @@ def test_the_range_covers_both_ways() -> None:
     assert OLDEST < FIRST_WITH_PLUGINS <= NEWEST
     assert way_into(OLDEST) is Way.MIDDLEWARE
     assert way_into(NEWEST) is Way.PLUGIN
+
+
+def test_the_package_asks_for_that_range() -> None:
+    first, beyond = f"{OLDEST[0]}.{OLDEST[1]}", f"{NEWEST[0]}.{NEWEST[1] + 1}"
+    pyproject = tomllib.loads((PACKAGE.parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert pyproject["project"]["optional-dependencies"]["vllm"] == [f"vllm>={first},<{beyond}"]
 
 
 def test_the_list_is_complete() -> None:
