@@ -20,8 +20,6 @@ from hyperplug_vllm.sources import release_in
 
 # vLLM configures logging for the "vllm" tree only.
 LOGGER_NAME = "vllm.hyperplug"
-# The name by which VLLM_PLUGINS and the entry point know us.
-PLUGIN_NAME = "hyperplug"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+# The name by which VLLM_PLUGINS and the entry points know us.
+PLUGIN_NAME = "hyperplug"
 PLUGIN_GROUP = "vllm.endpoint_plugins"
 GENERAL_GROUP = "vllm.general_plugins"
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"

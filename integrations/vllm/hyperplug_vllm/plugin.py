@@ -11,7 +11,7 @@ from hyperplug.entities import OnNovel
 from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError, HyperplugError
 from hyperplug.registry import Registry, open_registry
 from hyperplug_vllm import compat
-from hyperplug_vllm.contract import LORA_RANKS
+from hyperplug_vllm.contract import LORA_RANKS, PLUGIN_NAME
 from hyperplug_vllm.gateway import Gateway
 from hyperplug_vllm.lookups import Lookups
 from hyperplug_vllm.settings import FLAG, ServingSettings, read_settings
@@ -22,7 +22,7 @@ _log = logging.getLogger(compat.LOGGER_NAME)
 class HyperplugPlugin:
     """Satisfies vLLM's `EndpointPlugin` protocol: routes first, the engine later."""
 
-    name = compat.PLUGIN_NAME
+    name = PLUGIN_NAME
     required_tasks = ("generate",)
 
     def __init__(self) -> None:

@@ -16,7 +16,13 @@ from hyperplug.entities import OnNovel
 from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError
 from hyperplug.registry import open_registry
 from hyperplug_vllm import compat
-from hyperplug_vllm.contract import MIDDLEWARE, PLUGIN_GROUP, SERVER_MODULE, Way
+from hyperplug_vllm.contract import (
+    MIDDLEWARE,
+    PLUGIN_GROUP,
+    PLUGIN_NAME,
+    SERVER_MODULE,
+    Way,
+)
 from hyperplug_vllm.flags import (
     Wish,
     additional_settings,
@@ -142,7 +148,7 @@ def _require_vllm() -> Way:
     import importlib.metadata
 
     way = compat.require_supported()
-    if not importlib.metadata.entry_points(group=PLUGIN_GROUP, name=compat.PLUGIN_NAME):
+    if not importlib.metadata.entry_points(group=PLUGIN_GROUP, name=PLUGIN_NAME):
         raise ConfigError(
             "vLLM would not find hyperplug: it is on the path, but not installed",
             hint="run: pip install --editable .",

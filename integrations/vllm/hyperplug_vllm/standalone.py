@@ -12,7 +12,7 @@ import logging
 from hyperplug.errors import ConfigError, HyperplugError
 from hyperplug_vllm import compat
 from hyperplug_vllm.asgi import App, Receive, Scope, Send, respond
-from hyperplug_vllm.contract import Way
+from hyperplug_vllm.contract import PLUGIN_NAME, Way
 from hyperplug_vllm.keys import ApiKeys
 from hyperplug_vllm.middleware import TaskMiddleware
 from hyperplug_vllm.plugin import prepare
@@ -62,7 +62,7 @@ class HyperplugMiddleware:
         if compat.require_supported() is Way.PLUGIN:
             raise ConfigError(
                 "this vLLM has endpoint plugins",
-                hint=f"set VLLM_PLUGINS={compat.PLUGIN_NAME} and leave out --middleware",
+                hint=f"set VLLM_PLUGINS={PLUGIN_NAME} and leave out --middleware",
             )
         if state.engine_client is None:
             raise ConfigError("this server has no engine", hint="start one that generates text")

