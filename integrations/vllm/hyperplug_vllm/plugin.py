@@ -12,6 +12,7 @@ from hyperplug.entities import OnNovel
 from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError, HyperplugError
 from hyperplug.registry import Registry, open_registry
 from hyperplug_vllm import compat
+from hyperplug_vllm.contract import LORA_RANKS, PLUGIN_NAME
 from hyperplug_vllm.gateway import Gateway
 from hyperplug_vllm.keeping import keep_house
 from hyperplug_vllm.lookups import Lookups
@@ -24,7 +25,7 @@ _log = logging.getLogger(compat.LOGGER_NAME)
 class HyperplugPlugin:
     """Satisfies vLLM's `EndpointPlugin` protocol: routes first, the engine later."""
 
-    name = compat.PLUGIN_NAME
+    name = PLUGIN_NAME
     required_tasks = ("generate",)
 
     def __init__(self) -> None:
@@ -54,24 +55,28 @@ class HyperplugPlugin:
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Connects to the engine, which vLLM hands over when it is ready."""
         if self._gateway is not None and engine_client is not None:
-            namespace = self._gateway.serving.settings.namespace
-            self._gateway.connect(compat.connect(engine_client, state, namespace=namespace))
-            library = self._gateway.lookups.library
-            limit = self._gateway.serving.max_folders
-            self._keeping = asyncio.create_task(
-                keep_house(self._gateway.live, library, max_folders=limit)
-            )
-            _log.info("serving tasks (live adapters: at most %d)", self._gateway.live.limit)
+            self._keeping = begin(self._gateway, engine_client, state)
+
+
+def begin(gateway: Gateway, engine_client: Any, state: Any) -> asyncio.Task[None]:
+    """Connects a gateway to the engine that is ready now, and returns what keeps its house."""
+    serving = gateway.serving
+    gateway.connect(compat.connect(engine_client, state, namespace=serving.settings.namespace))
+    _log.info("serving tasks (live adapters: at most %d)", gateway.live.limit)
+    return asyncio.create_task(
+        keep_house(gateway.live, gateway.lookups.library, max_folders=serving.max_folders)
+    )
 
 
 def prepare(flags: compat.ServerFlags) -> Gateway:
     """Returns the gateway of a server started with these flags, all models loaded.
 
     Raises:
-        ConfigError: for flags with which no adapter could be served.
+        ConfigError: for a vLLM or for flags with which no adapter could be served.
         BaseMismatchError: if the hypernetwork was trained for another base model.
         HyperplugError: if the registry cannot be opened.
     """
+    compat.require_supported()
     if not flags.enable_lora:
         raise ConfigError("vLLM runs without LoRA", hint="add the flag: --enable-lora")
     _warn(flags)
@@ -124,7 +129,7 @@ def _warm_up(registry: Registry, serving: ServingSettings, flags: compat.ServerF
         _log.info("no hypernetwork, so no task without an adapter can be served: %s", exc)
         return base
     if rank > flags.max_lora_rank:
-        enough = min((r for r in compat.LORA_RANKS if r >= rank), default=rank)
+        enough = min((r for r in LORA_RANKS if r >= rank), default=rank)
         raise ConfigError(
             f"generated adapters have rank {rank}, over the server's {flags.max_lora_rank}",
             hint=f"add the flag: --max-lora-rank {enough}",

@@ -13,9 +13,16 @@ from typing import NoReturn
 from hyperplug.basemodel import resolve_base
 from hyperplug.config import Settings
 from hyperplug.entities import OnNovel
-from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError, MissingExtraError
+from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError
 from hyperplug.registry import open_registry
 from hyperplug_vllm import compat
+from hyperplug_vllm.contract import (
+    MIDDLEWARE,
+    PLUGIN_GROUP,
+    PLUGIN_NAME,
+    SERVER_MODULE,
+    Way,
+)
 from hyperplug_vllm.flags import (
     Wish,
     additional_settings,
@@ -56,11 +63,11 @@ def plan(
 
     Raises:
         MissingExtraError: if vLLM is not installed.
-        ConfigError: for flags that cannot work together.
+        ConfigError: for an unsupported vLLM, or flags that cannot work together.
         BaseModelError, BaseMismatchError, CheckpointError, RegistryError: if the base, the
             hypernetwork and the registry do not fit; the server would refuse them later.
     """
-    _require_vllm()
+    way = _require_vllm()
     tell = progress or (lambda _: None)
     base_id = base or settings.base
     tell(f"Preparing the base model {base_id}")
@@ -78,8 +85,10 @@ def plan(
     accelerated = compat.has_accelerator()
     wish = Wish(folder=folder, base_name=base_id, rank=rank, accelerated=accelerated)
     arguments = vllm_arguments(wish, vllm_args)
+    if way is Way.MIDDLEWARE:  # ahead of the user's own, which run before it
+        arguments = ["--middleware", MIDDLEWARE, *arguments]
     return Launch(
-        command=(sys.executable, "-m", compat.SERVER_MODULE, *arguments),
+        command=(sys.executable, "-m", SERVER_MODULE, *arguments),
         environment=_environment(settings, accelerated=accelerated),
         base_name=value_of("--served-model-name", arguments) or base_id,
     )
@@ -135,17 +144,16 @@ def _environment(settings: Settings, *, accelerated: bool) -> dict[str, str]:
     return vllm_environment(changed, accelerated=accelerated)
 
 
-def _require_vllm() -> None:
+def _require_vllm() -> Way:
     import importlib.metadata
-    import importlib.util
 
-    if importlib.util.find_spec("vllm") is None:
-        raise MissingExtraError("vllm", extra="vllm")
-    if not importlib.metadata.entry_points(group=compat.PLUGIN_GROUP, name=compat.PLUGIN_NAME):
+    way = compat.require_supported()
+    if not importlib.metadata.entry_points(group=PLUGIN_GROUP, name=PLUGIN_NAME):
         raise ConfigError(
             "vLLM would not find hyperplug: it is on the path, but not installed",
             hint="run: pip install --editable .",
         )
+    return way
 
 
 def with_port(launch: Launch, port: int) -> Launch:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from hyperplug_vllm import compat
+from hyperplug_vllm.contract import PLUGIN_GROUP, PLUGIN_NAME
 from hyperplug_vllm.middleware import TaskMiddleware
 from hyperplug_vllm.plugin import HyperplugPlugin, prepare
 
@@ -42,7 +43,7 @@ def _app(args: Namespace) -> FastAPI:
 
 
 def test_vllm_finds_the_plugin() -> None:
-    (entry,) = entry_points(group=compat.PLUGIN_GROUP, name=compat.PLUGIN_NAME)
+    (entry,) = entry_points(group=PLUGIN_GROUP, name=PLUGIN_NAME)
     assert entry.load() is HyperplugPlugin
 
 
