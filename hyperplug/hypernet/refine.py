@@ -8,7 +8,7 @@ import math
 import pickle
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from hyperplug.adapters.peft_format import pack, unpack
 from hyperplug.basemodel import BaseModel
-from hyperplug.entities import AdapterWeights, Example
+from hyperplug.entities import AdapterWeights, Example, ModuleShape
 from hyperplug.errors import ConfigError, TrainingError
 from hyperplug.hypernet.checkpoint import write_atomically
 from hyperplug.hypernet.data import CorpusTask, TokenSequence, tokenise
+from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.generate import CodeDecoder
 from hyperplug.hypernet.loading import load_frozen, load_tokenizer, pick_device, pick_dtype
 from hyperplug.hypernet.losses import AnswerLoss
@@ -59,12 +60,18 @@ class RefineRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefineProgress:
-    """Where a run stands; `held_back_loss` is the lowest so far."""
+    """Where a run stands.
+
+    Attributes:
+        held_back_loss: the lowest so far.
+        weights: returns the adapter as it stands.
+    """
 
     step: int
     steps: int
     loss: float
     held_back_loss: float
+    weights: Callable[[], AdapterWeights]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,33 +97,47 @@ class Refined:
     state: Path | None = None
 
 
+def load_refiner(
+    base: BaseModel,
+    modules: Sequence[str],
+    *,
+    states: Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Refiner:
+    """Returns a refiner for adapters of these modules, the base model loaded.
+
+    Raises:
+        BaseModelError: if it cannot be loaded.
+    """
+    chosen = pick_device(device)
+    frozen = load_frozen(base, modules, device=chosen, dtype=pick_dtype(dtype, chosen))
+    shapes = {module: base.spec.module_shapes[module] for module in modules}
+    return Refiner(frozen, load_tokenizer(base), shapes, states=states)
+
+
 class Refiner:
     """The frozen base model with LoRA on the modules of the adapters to be refined."""
 
     def __init__(
         self,
-        base: BaseModel,
-        modules: Sequence[str],
+        frozen: FrozenBase,
+        tokenizer: Any,
+        modules: Mapping[str, ModuleShape],
         *,
         states: Path | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
     ) -> None:
-        """Loads the base model.
+        """Takes the base model.
 
         Args:
+            modules: what `frozen` adapts, in its order.
             states: folder where a run keeps its state, so that the same call goes on with it
                 after an interruption; None keeps nothing.
-
-        Raises:
-            BaseModelError: if it cannot be loaded.
         """
-        chosen = pick_device(device)
+        self._frozen = frozen
+        self._tokenizer = tokenizer
+        self._modules = dict(modules)
         self._states = states
-        self._modules = tuple(modules)
-        self._shapes = [base.spec.module_shapes[module] for module in modules]
-        self._tokenizer = load_tokenizer(base)
-        self._frozen = load_frozen(base, modules, device=chosen, dtype=pick_dtype(dtype, chosen))
 
     def refine(
         self,
@@ -132,12 +153,27 @@ class Refiner:
             ConfigError: for too few usable examples.
             TrainingError: if a loss is no number.
         """
-        factors = unpack(start.data)
-        scale = start.alpha / start.rank
+        return self.refine_loras(self._unpacked(start), examples, recipe=recipe, on_step=on_step)
+
+    def refine_loras(
+        self,
+        start: Sequence[LoraBatch],
+        examples: Sequence[Example],
+        *,
+        recipe: RefineRecipe,
+        on_step: Callable[[RefineProgress], None] = lambda _: None,
+    ) -> Refined:
+        """Likewise from an adapter as tensors of a batch of one, one a module."""
         device = self._frozen.device
-        a = [torch.tensor(factors[m][0], device=device)[None] for m in self._modules]
-        b = [torch.tensor(factors[m][1] * scale, device=device)[None] for m in self._modules]
-        return self._train_factors(a, b, examples, recipe=recipe, on_step=on_step)
+        factors = [
+            LoraBatch(
+                a=lora.a.detach().clone().to(device).requires_grad_(),
+                b=lora.b.detach().clone().to(device).requires_grad_(),
+            )
+            for lora in start
+        ]
+        parameters = [*(lora.a for lora in factors), *(lora.b for lora in factors)]
+        return self._train(parameters, lambda: factors, examples, recipe=recipe, on_step=on_step)
 
     def train(
         self,
@@ -149,13 +185,15 @@ class Refiner:
     ) -> Refined:
         """Returns an ordinary LoRA of that rank, trained from scratch. Raises as `refine`."""
         generator = torch.Generator().manual_seed(recipe.seed)
-        device = self._frozen.device
-        a, b = [], []
-        for shape in self._shapes:
-            rows = torch.randn(1, rank, shape.in_features, generator=generator)
-            a.append((rows / math.sqrt(shape.in_features)).to(device))
-            b.append(torch.zeros(1, shape.out_features, rank, device=device))
-        return self._train_factors(a, b, examples, recipe=recipe, on_step=on_step)
+        start = [
+            LoraBatch(
+                a=torch.randn(1, rank, shape.in_features, generator=generator)
+                / math.sqrt(shape.in_features),
+                b=torch.zeros(1, shape.out_features, rank),
+            )
+            for shape in self._modules.values()
+        ]
+        return self.refine_loras(start, examples, recipe=recipe, on_step=on_step)
 
     def refine_code(
         self,
@@ -186,31 +224,8 @@ class Refiner:
             ConfigError: for too few usable examples.
         """
         _, held_back = split(self._sequences(examples), seed=recipe.seed)
-        factors = unpack(weights.data)
-        scale = weights.alpha / weights.rank
-        loras = [
-            LoraBatch(
-                a=torch.tensor(factors[m][0], device=self._frozen.device)[None],
-                b=torch.tensor(factors[m][1] * scale, device=self._frozen.device)[None],
-            )
-            for m in self._modules
-        ]
+        loras = self._unpacked(weights)
         return _mean(AnswerLoss(self._frozen, states=None), loras, held_back)
-
-    def _train_factors(
-        self,
-        a: list[Tensor],
-        b: list[Tensor],
-        examples: Sequence[Example],
-        *,
-        recipe: RefineRecipe,
-        on_step: Callable[[RefineProgress], None],
-    ) -> Refined:
-        def loras() -> list[LoraBatch]:
-            return [LoraBatch(a=x, b=y) for x, y in zip(a, b, strict=True)]
-
-        parameters = [factor.requires_grad_() for factor in (*a, *b)]
-        return self._train(parameters, loras, examples, recipe=recipe, on_step=on_step)
 
     def _train(
         self,
@@ -245,6 +260,7 @@ class Refiner:
                     steps=recipe.steps,
                     loss=float(loss.detach()),
                     held_back_loss=run.best,
+                    weights=lambda: self._packed(loras()),
                 )
             )
         run.restore_best()
@@ -269,10 +285,22 @@ class Refiner:
         """Returns a file whose name stands for all that decides how the run goes."""
         if self._states is None:
             return None
-        digest = hashlib.sha256(repr((recipe, self._modules, train)).encode())
+        digest = hashlib.sha256(repr((recipe, tuple(self._modules), train)).encode())
         for parameter in start:
             digest.update(parameter.detach().float().cpu().numpy().tobytes())
         return self._states / f"{digest.hexdigest()[:32]}.pt"
+
+    def _unpacked(self, weights: AdapterWeights) -> list[LoraBatch]:
+        factors = unpack(weights.data)
+        scale = weights.alpha / weights.rank
+        device = self._frozen.device
+        return [
+            LoraBatch(
+                a=torch.tensor(factors[path][0], device=device)[None],
+                b=torch.tensor(factors[path][1] * scale, device=device)[None],
+            )
+            for path in self._modules
+        ]
 
     def _packed(self, loras: Sequence[LoraBatch]) -> AdapterWeights:
         pairs = {

@@ -130,9 +130,9 @@ class LearningCalls(ExamineCalls):
         return Learned(adapter=adapter, refined=refined, promoted=promote and better)
 
     def _refiner(self, modules: Sequence[str]) -> Refiner:
-        from hyperplug.hypernet.refine import Refiner
+        from hyperplug.hypernet.refine import load_refiner
 
-        return Refiner(self.base, modules, states=self.settings.home / "training")
+        return load_refiner(self.base, modules, states=self.settings.home / "training")
 
     def _start(self, task: Task, parent: Adapter | None) -> AdapterWeights:
         if parent is None:

@@ -15,7 +15,7 @@ from hyperplug.errors import ConfigError
 from hyperplug.hypernet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hyperplug.hypernet.generate import CodeDecoder, Generator
 from hyperplug.hypernet.model import Hypernet, HypernetConfig
-from hyperplug.hypernet.refine import RefineProgress, Refiner, RefineRecipe, split
+from hyperplug.hypernet.refine import RefineProgress, Refiner, RefineRecipe, load_refiner, split
 from hyperplug.hypernet.words import load_vocabulary
 from tests.miniature import WordHashEmbedder
 
@@ -26,7 +26,7 @@ RECIPE = RefineRecipe(steps=30, learning_rate=1e-2)
 @pytest.fixture
 def refiner(base: BaseModel, modules: tuple[str, ...], tmp_path: Path) -> Refiner:
     """On the upper two layers of a random Llama."""
-    return Refiner(base, modules, states=tmp_path / "states", device="cpu", dtype="float32")
+    return load_refiner(base, modules, states=tmp_path / "states", device="cpu", dtype="float32")
 
 
 @pytest.fixture
