@@ -46,6 +46,8 @@ _ARMS = "base,prompt,static-part,hypernet,shuffled"
 @click.option("--t2l", type=_PATH, metavar="FILE", help="Checkpoint of a Text-to-LoRA network.")
 @click.option("--loras", type=_PATH, metavar="FILE", help="LoRAs of training tasks.")
 @click.option("--oracle", type=_PATH, metavar="FILE", help="LoRAs of these very tasks.")
+@click.option("--maml", type=_PATH, metavar="FILE", help="A start from train-start.")
+@click.option("--reptile", type=_PATH, metavar="FILE", help="Likewise, by Reptile.")
 @click.option(
     "--train-tasks", type=_PATH, metavar="FILE", help="What the registry of the policy holds."
 )
@@ -80,9 +82,14 @@ def evaluate(
     shuffled           the adapter from another task's description
     junk               the adapter from a text that describes no task
     examples-shuffled  the adapter from 8 examples of another task
+    refined            hypernet-both after 20 steps on its 8 examples
+    lora               a LoRA trained from scratch on 8 examples
+    rag                description and the nearest of 64 stored examples in the prompt
 
     \b
     static             --static: one LoRA for all tasks
+    static-refined     --static: after 20 steps on 8 examples
+    maml, reptile      --maml, --reptile: likewise, from a start that was trained for it
     static-prompt      --static-prompt: likewise, with the description in the prompt
     t2l                --t2l: the adapter by Text-to-LoRA; t2l-shuffled, t2l-junk
     mean               --loras: the mean of training tasks' LoRAs

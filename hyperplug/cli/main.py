@@ -67,6 +67,7 @@ _COMMANDS = (
     learning.prepare_tasks,
     learning.train_hypernet,
     loras.train_loras,
+    loras.train_start,
     evaluation.evaluate,
     calibration.calibrate,
     database.db,

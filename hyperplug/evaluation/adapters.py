@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from hyperplug.evaluation.artefacts import Artefacts
 from hyperplug.evaluation.loras import LoraBank
 from hyperplug.evaluation.selection import junk_description, rephrased_description
 from hyperplug.evaluation.serving import Served, ServingPolicy
+from hyperplug.evaluation.tuning import Tuner
 from hyperplug.hypernet.data import CorpusTask
 from hyperplug.hypernet.generate import Generator
 from hyperplug.hypernet.model import LoraBatch
@@ -33,7 +34,14 @@ _NETWORK_OF = {
     Source.STATIC_PROMPT: "static_prompt",
     Source.T2L: "t2l",
 }
-_SHARED = (Source.SHARED_PART, Source.STATIC, Source.STATIC_PROMPT, Source.MEAN)
+_SHARED = (
+    Source.SHARED_PART,
+    Source.STATIC,
+    Source.STATIC_PROMPT,
+    Source.MEAN,
+    Source.MAML,
+    Source.REPTILE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +52,14 @@ class Conditions:
         shown: examples of the task that are not asked.
         partners: the task that shuffled arms take descriptions from.
         partners_shown: examples of that task.
+        stored: examples of the task that are not asked, for prompts to draw from.
     """
 
     seed: int
     shown: Mapping[str, Sequence[Example]]
     partners: Mapping[str, CorpusTask]
     partners_shown: Mapping[str, Sequence[Example]]
+    stored: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
 
 class AdapterMaker:
@@ -59,11 +69,18 @@ class AdapterMaker:
     """
 
     def __init__(
-        self, artefacts: Artefacts, conditions: Conditions, *, modules: Sequence[str]
+        self,
+        artefacts: Artefacts,
+        conditions: Conditions,
+        *,
+        modules: Sequence[str],
+        tuner: Tuner | None = None,
     ) -> None:
         self._artefacts = artefacts
         self._conditions = conditions
         self._modules = modules
+        self._tuner = tuner
+        self._tuned: dict[tuple[Arm, str], list[LoraBatch]] = {}
         self._kept: dict[Source, list[LoraBatch]] = {}
         self._decided: dict[str, Served] = {}
 
@@ -78,6 +95,8 @@ class AdapterMaker:
         """
         if arm.adapter is Source.NONE:
             return None
+        if arm.steps:
+            return _stacked([self._trained(arm, task) for task in tasks])
         if arm.adapter in _SHARED:
             if arm.adapter not in self._kept:
                 self._kept[arm.adapter] = self._shared(arm.adapter)
@@ -107,6 +126,19 @@ class AdapterMaker:
             tuple(examples.get(task.id, ()))[: arm.examples],
         )
 
+    def _trained(self, arm: Arm, task: CorpusTask) -> list[LoraBatch]:
+        """Returns an adapter refined on the task's examples; each is trained once."""
+        key = (arm, task.id)
+        if key not in self._tuned:
+            if self._tuner is None:
+                raise ConfigError(f"arm {arm.name!r} has to train", hint="leave it out")
+            start = None
+            if arm.adapter is not Source.SCRATCH:
+                start = self.loras(replace(arm, steps=0), [task])
+            examples = tuple(self._conditions.shown.get(task.id, ()))[: arm.examples]
+            self._tuned[key] = self._tuner.tune(arm.adapter, start, examples, steps=arm.steps)
+        return self._tuned[key]
+
     def _words(self, words: Words, task: CorpusTask) -> str | None:
         if words is Words.NONE:
             return None
@@ -123,6 +155,9 @@ class AdapterMaker:
         return self._rounded(generator, generator.loras(description, examples))
 
     def _shared(self, source: Source) -> list[LoraBatch]:
+        if source in (Source.MAML, Source.REPTILE):
+            bank = self._banks[source.value]
+            return self._placed(bank.loras(bank.ids[0]), bank.target_modules)
         if source is Source.MEAN:
             bank = self._banks["loras"]
             return self._placed(bank.mean(), bank.target_modules)

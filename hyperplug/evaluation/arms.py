@@ -23,6 +23,9 @@ class Source(StrEnum):
     NEAREST = "nearest"
     MERGE = "merge"
     ORACLE = "oracle"
+    SCRATCH = "scratch"
+    MAML = "maml"
+    REPTILE = "reptile"
     POLICY = "policy"
 
 
@@ -45,8 +48,18 @@ _NEEDS = {
     Source.NEAREST: ("loras", "LoRAs of training tasks, from train-loras"),
     Source.MERGE: ("loras", "LoRAs of training tasks, from train-loras"),
     Source.ORACLE: ("oracle", "LoRAs of the evaluated tasks, from train-loras"),
+    Source.MAML: ("maml", "a start from train-start --method maml"),
+    Source.REPTILE: ("reptile", "a start from train-start --method reptile"),
     Source.POLICY: ("train_tasks", "the tasks that the hypernetwork was trained on"),
 }
+_WITHOUT_TEXT = (
+    Source.NONE,
+    Source.MEAN,
+    Source.ORACLE,
+    Source.SCRATCH,
+    Source.MAML,
+    Source.REPTILE,
+)
 _OF_A_HYPERNET = (Source.HYPERNET, Source.SHARED_PART, Source.POLICY)
 
 
@@ -61,6 +74,8 @@ class Arm:
         swapped: whether those are another task's.
         described: whether the description is in the prompt.
         shots: how many examples are in the prompt, as earlier turns.
+        retrieved: how many of the task's stored examples are there, the nearest to the input.
+        steps: for how many steps at most the adapter is trained on `examples` examples.
     """
 
     name: str
@@ -71,6 +86,8 @@ class Arm:
     swapped: bool = False
     described: bool = False
     shots: int = 0
+    retrieved: int = 0
+    steps: int = 0
 
     @property
     def needs_hypernet(self) -> bool:
@@ -79,8 +96,8 @@ class Arm:
 
     @property
     def needs_embedder(self) -> bool:
-        """Whether descriptions have to be encoded."""
-        return self.adapter not in (Source.NONE, Source.MEAN, Source.ORACLE)
+        """Whether descriptions or inputs have to be encoded."""
+        return self.retrieved > 0 or self.adapter not in _WITHOUT_TEXT
 
     @property
     def option(self) -> str | None:
@@ -105,6 +122,10 @@ def _shots(count: int) -> Arm:
         described=True,
         shots=count,
     )
+
+
+def _tuned(name: str, meaning: str, adapter: Source, *, steps: int = 20) -> Arm:
+    return Arm(name=name, meaning=meaning, adapter=adapter, examples=8, steps=steps)
 
 
 def _t2l(name: str, meaning: str, words: Words) -> Arm:
@@ -165,6 +186,19 @@ ALL_ARMS = (
     replace(
         _hypernet("examples-shuffled", "adapter from 8 examples of another task", Words.NONE, 8),
         swapped=True,
+    ),
+    _tuned("refined", "hypernet-both, refined on its 8 examples", Source.HYPERNET),
+    _tuned("static-refined", "the one LoRA for all, refined on 8 examples", Source.STATIC),
+    _tuned("lora", "LoRA trained from scratch on 8 examples", Source.SCRATCH, steps=80),
+    _tuned("maml", "LoRA refined on 8 examples from a start by MAML (--maml)", Source.MAML),
+    _tuned(
+        "reptile", "LoRA refined on 8 examples from a start by Reptile (--reptile)", Source.REPTILE
+    ),
+    Arm(
+        name="rag",
+        meaning="description and the 4 nearest of up to 64 stored examples in the prompt",
+        described=True,
+        retrieved=4,
     ),
     Arm(
         name="policy",

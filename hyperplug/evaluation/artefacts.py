@@ -21,7 +21,7 @@ from hyperplug.hypernet.prepare import choose_modules
 from hyperplug.hypernet.splits import split_file
 
 COMPARED = ("static", "static_prompt", "t2l")
-BANKS = ("loras", "oracle")
+BANKS = ("loras", "oracle", "maml", "reptile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

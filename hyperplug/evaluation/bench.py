@@ -42,13 +42,16 @@ class BatchRun:
         if self._reading is None:
             self._reading = self._answerer.read([row.prompt for row in self._rows])
         chosen = _choose(self._rows, [self._adapters.covers(arm, row.task) for row in self._rows])
+        begun = time.monotonic()
         loras = self._adapters.loras(arm, chosen.tasks) if chosen.tasks else None
+        adapting = time.monotonic() - begun
         texts = self._answerer.answer(
             self._reading, _by_row(loras, chosen.task_of_row), rows=chosen.rows
         )
         return FinishedBatch(
             arm=arm.name,
             seconds=time.monotonic() - started,
+            adapting=adapting,
             answers=tuple(
                 _answered(self._rows[row], text)
                 for row, text in zip(chosen.rows, texts, strict=True)

@@ -23,6 +23,7 @@ from hyperplug.evaluation.partial import PartialFile
 from hyperplug.evaluation.plan import batches, limits
 from hyperplug.evaluation.prompts import PromptMaker
 from hyperplug.evaluation.result import BenchmarkResult
+from hyperplug.evaluation.tuning import Tuner
 from hyperplug.evaluation.works import Subject, Work, choose_subject, digest, list_works
 from hyperplug.hypernet.checkpoint import write_atomically
 from hyperplug.hypernet.frozen import FrozenBase
@@ -106,8 +107,13 @@ def _measure(
     """Lets every arm answer, and returns what made the adapters."""
     tokenizer = load_tokenizer(artefacts.base)
     answerer = Answerer(frozen, tokenizer)
-    adapters = AdapterMaker(artefacts, subject.conditions, modules=artefacts.target_modules)
-    prompts = PromptMaker(answerer, tokenizer, shown=subject.conditions.shown)
+    modules = artefacts.target_modules
+    shapes = {path: artefacts.base.spec.module_shapes[path] for path in modules}
+    tuner = Tuner(frozen, tokenizer, shapes, seed=options.seed)
+    adapters = AdapterMaker(artefacts, subject.conditions, modules=modules, tuner=tuner)
+    prompts = PromptMaker(
+        answerer, tokenizer, conditions=subject.conditions, embedder=artefacts.embedder
+    )
     works = list_works(subject, options, prompts)
     if record.done:
         progress.say("Going on where the last run was interrupted")

@@ -130,6 +130,14 @@ PAIRS = (
         second="examples-shuffled",
         meaning="the right examples against another task's",
     ),
+    Pair(first="refined", second="hypernet-both", meaning="what 20 steps on the examples add"),
+    Pair(first="refined", second="lora", meaning="from a generated start or from scratch"),
+    Pair(
+        first="refined", second="static-refined", meaning="from a generated start or a common one"
+    ),
+    Pair(first="refined", second="maml", meaning="against a start by MAML"),
+    Pair(first="refined", second="reptile", meaning="against a start by Reptile"),
+    Pair(first="hypernet-both", second="rag", meaning="against retrieval into the prompt"),
     Pair(first="policy", second="hypernet", meaning="the registry's choice against generating"),
 )
 # Arms whose share of the way from the base model to the task's own LoRA is of interest.

@@ -41,6 +41,11 @@ def gather(
         seconds=record.seconds,
         about=about,
         prompt_tokens={name: _prompt_tokens(name, subject, record) for name in names},
+        adapt_seconds={
+            arm.name: record.adapting(arm.name) / len(subject.tasks)
+            for arm in options.arms
+            if arm.adapter is not Source.NONE
+        },
         decisions=(
             {task.id: adapters.decision(task).value for task in subject.tasks} if decided else {}
         ),

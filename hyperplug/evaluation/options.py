@@ -8,7 +8,16 @@ from pathlib import Path
 from hyperplug.errors import ConfigError
 from hyperplug.evaluation.arms import ALL_ARMS, DEFAULT_ARMS, Arm, check_arms
 
-ARTEFACTS = ("static", "static_prompt", "t2l", "loras", "oracle", "train_tasks")
+ARTEFACTS = (
+    "static",
+    "static_prompt",
+    "t2l",
+    "loras",
+    "oracle",
+    "maml",
+    "reptile",
+    "train_tasks",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +34,7 @@ class BenchmarkOptions:
         t2l: checkpoint of a Text-to-LoRA network.
         loras: LoRAs of training tasks.
         oracle: LoRAs of the measured tasks; those without one are left out of that arm.
+        maml: a LoRA from which few steps suffice, meta-trained; `reptile` likewise.
         train_tasks: what the policy's registry holds.
         unrelated: also ask simple general questions, with and without adapters.
         out: JSON file for the result; answers are kept beside it until the run is
@@ -43,6 +53,8 @@ class BenchmarkOptions:
     t2l: Path | None = None
     loras: Path | None = None
     oracle: Path | None = None
+    maml: Path | None = None
+    reptile: Path | None = None
     train_tasks: Path | None = None
     unrelated: bool = False
     seed: int = 0

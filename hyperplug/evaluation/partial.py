@@ -23,11 +23,17 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedBatch:
-    """What an arm answered to a batch, and how long it took."""
+    """What an arm answered to a batch.
+
+    Attributes:
+        seconds: how long it took ...
+        adapting: ... and how much of that was making the adapters.
+    """
 
     arm: str
     seconds: float
     answers: tuple[Answered, ...]
+    adapting: float = 0.0
 
 
 class PartialFile:
@@ -42,6 +48,7 @@ class PartialFile:
         self.path = path
         self.done: set[str] = set()
         self.seconds = 0.0
+        self._adapting: dict[str, float] = {}
         self._answers: dict[str, dict[str, dict[int, Answered]]] = {}
         text = json.dumps(settings, sort_keys=True)
         header = {"benchmark": hashlib.sha256(text.encode()).hexdigest()}
@@ -59,6 +66,7 @@ class PartialFile:
             "key": key,
             "arm": batch.arm,
             "seconds": round(batch.seconds, 3),
+            "adapting": round(batch.adapting, 4),
             "answers": [[a.task, a.index, a.answer, a.prompt_tokens] for a in batch.answers],
         }
         with self.path.open("a", encoding="utf-8") as file:
@@ -69,6 +77,10 @@ class PartialFile:
         """Returns the answers of an arm to a task, by the number of the example."""
         return self._answers.get(arm, {}).get(task, {})
 
+    def adapting(self, arm: str) -> float:
+        """Returns how many seconds an arm's adapters took to make."""
+        return self._adapting.get(arm, 0.0)
+
     def remove(self) -> None:
         """Deletes the record."""
         self.path.unlink(missing_ok=True)
@@ -76,6 +88,7 @@ class PartialFile:
     def _remember(self, key: str, batch: FinishedBatch) -> None:
         self.done.add(key)
         self.seconds += batch.seconds
+        self._adapting[batch.arm] = self.adapting(batch.arm) + batch.adapting
         tasks = self._answers.setdefault(batch.arm, {})
         for answer in batch.answers:
             tasks.setdefault(answer.task, {})[answer.index] = answer
@@ -101,6 +114,7 @@ def _batch(line: Mapping[str, Any]) -> FinishedBatch:
     return FinishedBatch(
         arm=line["arm"],
         seconds=float(line["seconds"]),
+        adapting=float(line.get("adapting", 0.0)),
         answers=tuple(
             Answered(task=task, index=index, answer=answer, prompt_tokens=tokens)
             for task, index, answer, tokens in line["answers"]

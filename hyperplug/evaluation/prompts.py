@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from hyperplug.embedding import Embedder
 from hyperplug.entities import Example
+from hyperplug.evaluation.adapters import Conditions
 from hyperplug.evaluation.answers import Answerer
 from hyperplug.evaluation.arms import Arm
 from hyperplug.evaluation.decoding import Prompt
@@ -19,27 +23,34 @@ class Regime:
 
     described: bool = False
     shots: int = 0
+    retrieved: int = 0
 
 
 def regime(arm: Arm) -> Regime:
     """Returns what an arm puts into the prompt."""
-    return Regime(described=arm.described, shots=arm.shots)
+    return Regime(described=arm.described, shots=arm.shots, retrieved=arm.retrieved)
 
 
 class PromptMaker:
     """Makes the prompts of tasks."""
 
     def __init__(
-        self, answerer: Answerer, tokenizer: Any, *, shown: Mapping[str, Sequence[Example]]
+        self,
+        answerer: Answerer,
+        tokenizer: Any,
+        *,
+        conditions: Conditions,
+        embedder: Embedder | None = None,
     ) -> None:
         """Takes what may be shown.
 
         Args:
-            shown: by task id, the examples that may be put into the prompt.
+            embedder: compares inputs with stored examples, for the arms that retrieve some.
         """
         self._answerer = answerer
         self._tokenizer = tokenizer
-        self._shown = shown
+        self._conditions = conditions
+        self._embedder = embedder
 
     def prompts(self, task: CorpusTask, *, wanted: Regime) -> list[Prompt]:
         """Returns a prompt for each of the task's examples.
@@ -49,11 +60,21 @@ class PromptMaker:
         """
         budget = self._answerer.new_tokens(task.examples)
         description = task.descriptions[0] if wanted.described else None
-        shots = tuple(self._shown.get(task.id, ()))[: wanted.shots]
         return [
             self._prompt(example.input, description=description, shots=shots, budget=budget)
-            for example in task.examples
+            for example, shots in zip(task.examples, self._shots(task, wanted), strict=True)
         ]
+
+    def _shots(self, task: CorpusTask, wanted: Regime) -> list[tuple[Example, ...]]:
+        """Returns the worked examples for each of the task's questions, the best last."""
+        shown = tuple(self._conditions.shown.get(task.id, ()))[: wanted.shots]
+        stored = self._conditions.stored.get(task.id, ())
+        if not wanted.retrieved or not stored or self._embedder is None:
+            return [shown] * len(task.examples)
+        known = self._embedder.embed([example.input for example in stored])
+        asked = self._embedder.embed([example.input for example in task.examples])
+        nearest = np.argsort(asked @ known.T, axis=1, kind="stable")[:, -wanted.retrieved :]
+        return [tuple(stored[column] for column in row) + shown for row in nearest]
 
     def plain(self, task: CorpusTask, *, max_new_tokens: int) -> list[Prompt]:
         """Returns each of the task's inputs alone, as a prompt."""

@@ -47,6 +47,7 @@ class BenchmarkResult:
 
     Attributes:
         prompt_tokens: mean length of an arm's prompts, by its name.
+        adapt_seconds: how long an arm's adapter takes to make or train, mean over tasks.
         decisions: what the policy decided, by task id, if that arm was measured.
         unrelated: None if it was not asked for.
         about: what was measured and where: versions, hardware, models with the budget of
@@ -59,6 +60,7 @@ class BenchmarkResult:
     seconds: float
     about: Mapping[str, Any]
     prompt_tokens: Mapping[str, float] = field(default_factory=dict)
+    adapt_seconds: Mapping[str, float] = field(default_factory=dict)
     decisions: Mapping[str, str] = field(default_factory=dict)
     unrelated: Unrelated | None = None
 
@@ -158,6 +160,9 @@ class BenchmarkResult:
             prompt_tokens={
                 n: e["prompt_tokens"] for n, e in entries.items() if "prompt_tokens" in e
             },
+            adapt_seconds={
+                n: e["adapt_seconds"] for n, e in entries.items() if "adapt_seconds" in e
+            },
             decisions=content.get("decisions", {}),
             unrelated=other
             and Unrelated(
@@ -178,6 +183,11 @@ class BenchmarkResult:
             "families": interval.families,
             "n": sum(task.examples for task in tasks),
             "prompt_tokens": self.prompt_tokens.get(arm, 0.0),
+            **(
+                {"adapt_seconds": round(self.adapt_seconds[arm], 3)}
+                if arm in self.adapt_seconds
+                else {}
+            ),
             "tasks": {task.id: round(task.scores[arm], 2) for task in tasks},
         }
 

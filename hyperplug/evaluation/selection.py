@@ -12,6 +12,7 @@ from hyperplug.hypernet.data import CorpusTask, family_groups
 from hyperplug.hypernet.junk import JUNK
 
 MAX_SHOWN = 16
+MAX_STORED = 64
 
 
 def shuffled_partners(tasks: Sequence[CorpusTask], *, seed: int) -> Mapping[str, CorpusTask]:
@@ -62,8 +63,10 @@ def select_examples(task: CorpusTask, *, limit: int | None, seed: int) -> Corpus
     return replace(task, examples=tuple(task.examples[index] for index in chosen))
 
 
-def shown_examples(task: CorpusTask, asked: CorpusTask, *, seed: int) -> tuple[Example, ...]:
-    """Returns up to 16 examples of the task that are not asked, in random order.
+def shown_examples(
+    task: CorpusTask, asked: CorpusTask, *, seed: int, limit: int = MAX_SHOWN
+) -> tuple[Example, ...]:
+    """Returns up to `limit` examples of the task that are not asked, in random order.
 
     An arm that shows k examples shows the first k of these: the same to every arm. None
     has an input that is asked.
@@ -74,7 +77,7 @@ def shown_examples(task: CorpusTask, asked: CorpusTask, *, seed: int) -> tuple[E
     inputs = {example.input for example in asked.examples}
     others = [example for example in task.examples if example.input not in inputs]
     rng = random.Random(f"{seed}/{task.id}/shown")
-    return tuple(rng.sample(others, min(MAX_SHOWN, len(others))))
+    return tuple(rng.sample(others, min(limit, len(others))))
 
 
 def junk_description(task: CorpusTask, *, seed: int) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hyperplug.entities import Example
 from hyperplug.errors import ConfigError, InvalidTaskFileError
 from hyperplug.evaluation import unrelated
 from hyperplug.evaluation.adapters import Conditions
@@ -19,6 +20,7 @@ from hyperplug.evaluation.options import BenchmarkOptions
 from hyperplug.evaluation.plan import Row
 from hyperplug.evaluation.prompts import PromptMaker, Regime, regime
 from hyperplug.evaluation.selection import (
+    MAX_STORED,
     select_examples,
     select_tasks,
     shown_examples,
@@ -91,6 +93,7 @@ def choose_subject(options: BenchmarkOptions, say: Callable[[str], None]) -> Sub
             seed=options.seed,
             shown=shown,
             partners=partners,
+            stored=_stored(every, asked, options),
             partners_shown={id_: shown[partner.id] for id_, partner in partners.items()},
         ),
     )
@@ -107,7 +110,7 @@ def list_works(
         by_regime.setdefault(regime(arm), []).append(arm)
     works = [
         Work(
-            key=f"tasks-{'described' if wanted.described else 'stripped'}-{wanted.shots}",
+            key=_key(wanted),
             rows=_rows(subject.tasks, partial(prompts.prompts, wanted=wanted)),
             arms=tuple(arms),
         )
@@ -118,12 +121,32 @@ def list_works(
     return tuple(works)
 
 
+def _key(wanted: Regime) -> str:
+    kind = "described" if wanted.described else "stripped"
+    retrieved = f"-retrieved-{wanted.retrieved}" if wanted.retrieved else ""
+    return f"tasks-{kind}-{wanted.shots}{retrieved}"
+
+
+def _stored(
+    tasks: Iterable[CorpusTask], asked: Mapping[str, CorpusTask], options: BenchmarkOptions
+) -> dict[str, tuple[Example, ...]]:
+    """Returns what prompts may draw from, if some arm does so."""
+    if not any(arm.retrieved for arm in options.arms):
+        return {}
+    return {
+        task.id: shown_examples(task, asked[task.id], seed=options.seed, limit=MAX_STORED)
+        for task in tasks
+    }
+
+
 def digest(subject: Subject) -> str:
     """Returns a digest over what is asked: tasks, examples, descriptions and partners."""
     hasher = hashlib.sha256()
     conditions = subject.conditions
     for task in subject.tasks:
         hasher.update(repr((task, conditions.shown[task.id])).encode())
+        if task.id in conditions.stored:
+            hasher.update(repr(conditions.stored[task.id]).encode())
         if task.id in conditions.partners:
             partner = conditions.partners[task.id]
             shown = conditions.partners_shown[task.id]
@@ -165,7 +188,7 @@ def _check_shown(arms: Iterable[Arm], subject: Subject) -> None:
     """Raises ConfigError if an arm shows examples and every one of a task's is asked."""
     conditions = subject.conditions
     for arm in arms:
-        if not (arm.examples or arm.shots):
+        if not (arm.examples or arm.shots or arm.retrieved):
             continue
         shown = conditions.partners_shown if arm.swapped else conditions.shown
         for task in subject.tasks:

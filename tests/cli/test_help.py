@@ -27,6 +27,7 @@ HEAVY = (
 PRINTING_DATA = {
     "prepare-tasks",
     "train-loras",
+    "train-start",
     "register-task",
     "find-task",
     "list-tasks",

@@ -15,6 +15,7 @@ from hyperplug.evaluation.arms import ALL_ARMS, parse_arms
 from hyperplug.evaluation.benchmark import run_benchmark
 from hyperplug.evaluation.comparisons import PAIRS, Estimate, TaskScores, differences, gaps
 from hyperplug.evaluation.lora_tasks import LoraOptions
+from hyperplug.evaluation.meta import MetaOptions, Method, train_start
 from hyperplug.evaluation.options import ARTEFACTS, BenchmarkOptions
 from hyperplug.evaluation.result import BenchmarkResult, read_result
 from hyperplug.evaluation.train_loras import train_loras
@@ -72,6 +73,15 @@ def everything(world: World, tmp_path_factory: pytest.TempPathFactory) -> Everyt
             settings=world.settings,
             embedder=WordHashEmbedder(),
         )
+    for method in Method:
+        budget: dict[str, Any] = {"rank": 4, "top_layers": 2, "steps": 10, "tasks_at_once": 2}
+        train_start(
+            MetaOptions(
+                loras=LoraOptions(tasks=corpus, out=files[method.value], **budget), method=method
+            ),
+            settings=world.settings,
+            embedder=WordHashEmbedder(),
+        )
     files["train_tasks"] = corpus
     out = folder / "result.json"
     result = run_benchmark(
@@ -122,11 +132,20 @@ def test_adapters_of_the_task_itself_do_it(everything: Everything) -> None:
     assert scores["agree"]["static"] + scores["refuse"]["static"] <= 100
 
 
+def test_what_is_trained_on_a_tasks_examples_does_it(everything: Everything) -> None:
+    scores = {task.id: task.scores for task in everything.result.tasks}
+    assert {scores[task]["lora"] for task in scores} == {100}
+    assert scores["agree"]["refined"] == scores["refuse"]["refined"] == 100
+    seconds = everything.result.adapt_seconds
+    assert seconds["refined"] > seconds["hypernet"] > 0
+    assert "prompt" not in seconds
+
+
 def test_prompts_are_as_long_as_what_is_in_them(everything: Everything) -> None:
     tokens = everything.result.prompt_tokens
     assert tokens["base"] == tokens["hypernet"] == tokens["oracle"]
     assert tokens["base"] < tokens["prompt"] == tokens["static-prompt"] < tokens["shots-1"]
-    assert tokens["shots-1"] < tokens["shots-4"]
+    assert tokens["shots-1"] < tokens["shots-4"] == tokens["rag"]
     saved = everything.result.tokens_saved()
     assert saved["static-prompt - hypernet"] == pytest.approx(tokens["prompt"] - tokens["base"])
 

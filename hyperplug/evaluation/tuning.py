@@ -1,0 +1,92 @@
+"""Adapters that are trained on a handful of a task's examples before it is asked anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hyperplug.adapters.peft_format import unpack
+from hyperplug.entities import AdapterWeights, Example, ModuleShape
+from hyperplug.evaluation.arms import Source
+from hyperplug.hypernet.frozen import FrozenBase
+from hyperplug.hypernet.model import LoraBatch
+from hyperplug.hypernet.refine import MIN_EXAMPLES, Refiner, RefineRecipe
+
+# Each the best of three on validation tasks; `benchmarks/adapting.py --tune` measures them.
+LEARNING_RATES: Mapping[Source, float] = {
+    Source.HYPERNET: 5e-4,
+    Source.STATIC: 1e-3,
+    Source.MAML: 1e-3,
+    Source.REPTILE: 1e-3,
+    Source.SCRATCH: 2e-3,
+}
+_RANK = 16
+
+
+class Tuner:
+    """Refines adapters as `refine-adapter` does, and trains new ones as `train-adapter` does.
+
+    A quarter of the examples is held back, and chooses the step.
+
+    Args:
+        modules: what `frozen` adapts, in its order.
+    """
+
+    def __init__(
+        self,
+        frozen: FrozenBase,
+        tokenizer: Any,
+        modules: Mapping[str, ModuleShape],
+        *,
+        seed: int,
+        learning_rates: Mapping[Source, float] = LEARNING_RATES,
+    ) -> None:
+        self._refiner = Refiner(frozen, tokenizer, modules)
+        self._modules = modules
+        self._seed = seed
+        self._learning_rates = learning_rates
+
+    def tune(
+        self,
+        source: Source,
+        start: Sequence[LoraBatch] | None,
+        examples: Sequence[Example],
+        *,
+        steps: int,
+    ) -> list[LoraBatch]:
+        """Returns the best adapter on the way from `start`, or from nothing if that is None."""
+        recipe = RefineRecipe(
+            steps=steps, learning_rate=self._learning_rates[source], seed=self._seed
+        )
+        if start is None:
+            if len(examples) < MIN_EXAMPLES:
+                return self._nothing()
+            refined = self._refiner.train(_RANK, examples, recipe=recipe)
+            return self._nothing() if refined.weights is None else self._loras(refined.weights)
+        if len(examples) < MIN_EXAMPLES:
+            return list(start)
+        refined = self._refiner.refine_loras(start, examples, recipe=recipe)
+        return list(start) if refined.weights is None else self._loras(refined.weights)
+
+    def _nothing(self) -> list[LoraBatch]:
+        return [
+            LoraBatch(
+                a=torch.zeros(1, _RANK, shape.in_features),
+                b=torch.zeros(1, shape.out_features, _RANK),
+            )
+            for shape in self._modules.values()
+        ]
+
+    def _loras(self, weights: AdapterWeights) -> list[LoraBatch]:
+        """Returns an adapter as it comes out of its file."""
+        factors = unpack(weights.data)
+        multiplier = weights.alpha / weights.rank
+        return [
+            LoraBatch(
+                a=torch.from_numpy(factors[path][0])[None],
+                b=torch.from_numpy(factors[path][1] * multiplier)[None],
+            )
+            for path in self._modules
+        ]
