@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple
 
-from hyperplug.errors import ConfigError, HyperplugError, InvalidDescriptionError
+from hyperplug.errors import ConfigError, HyperplugError, InvalidDescriptionError, ServerError
 from hyperplug_vllm.answers import failure
 from hyperplug_vllm.asgi import (
     App,
@@ -87,6 +88,9 @@ class TaskMiddleware:
                 served = await self._served(stack, scope, content)
             except HyperplugError as exc:
                 await _refuse(scope, send, exc)
+                return
+            except Exception as exc:
+                await _refuse(scope, send, _unexpected(exc))
                 return
             if content is None or (served is None and FIELD not in content):
                 await self._app(scope, replaying(body, receive), send)
@@ -167,6 +171,13 @@ async def _off_loop_if_large(
     if size_bytes <= _INLINE_BYTES:
         return function(*arguments)
     return await asyncio.to_thread(function, *arguments)
+
+
+def _unexpected(error: Exception) -> ServerError:
+    """Returns what a client is told of a fault of ours. What it says may quote a request."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("unexpected %s while looking a task up:\n%s", type(error).__name__, where)
+    return ServerError(type(error).__name__)
 
 
 async def _refuse(scope: Scope, send: Send, error: HyperplugError) -> None:
