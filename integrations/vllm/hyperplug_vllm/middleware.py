@@ -9,7 +9,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple
 
-from hyperplug.errors import ConfigError, HyperplugError, InvalidDescriptionError, ServerError
+from hyperplug.errors import (
+    ConfigError,
+    HyperplugError,
+    InvalidDescriptionError,
+    NotFoundError,
+    ServerError,
+)
 from hyperplug_vllm.answers import failure
 from hyperplug_vllm.asgi import (
     App,
@@ -46,6 +52,11 @@ PATHS = frozenset(
         "/v1/responses",
     }
 )
+# vLLM's own: they load what any path or the hub holds, and unload what others use.
+_FOR_ALL = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+_CLOSED = NotFoundError(
+    "this route is closed on a server with several tenants", hint="see /v1/hyperplug/tasks"
+)
 # Bodies above this are parsed in a thread: a megabyte of JSON takes about 10 ms.
 _INLINE_BYTES = 262_144
 _NOT_HERE = ConfigError(
@@ -74,6 +85,8 @@ class TaskMiddleware:
         if path_of(scope) not in PATHS:
             if header_values(scope, HEADER):  # rather an error than an answer of the bare base
                 await _refuse(scope, send, _NOT_HERE)
+            elif self._gateway.keys is not None and path_of(scope) in _FOR_ALL:
+                await _refuse(scope, send, _CLOSED)
             elif self._gateway.keys is not None:
                 await self._pass_on(scope, receive, send)
             else:

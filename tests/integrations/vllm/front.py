@@ -24,7 +24,13 @@ from tests.integrations.vllm.engine import BASE, Client, make_engine
 
 CHAT = "/v1/chat/completions"
 # Of vLLM's other routes: some take a `model` too, and not all are guarded by its key.
-OTHER_PATHS = ("/v1/embeddings", "/tokenize", "/invocations", "/v1/load_lora_adapter")
+OTHER_PATHS = (
+    "/v1/embeddings",
+    "/tokenize",
+    "/invocations",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+)
 FLAGS = ServerFlags(
     model="unused",
     revision=None,
@@ -44,6 +50,7 @@ class Server:
     http: httpx.AsyncClient
     client: Client
     gateway: Gateway
+    app: FastAPI
 
     async def ask(self, model: object, *, path: str = CHAT, **options: Any) -> httpx.Response:
         body = {"messages": [], "model": model}
@@ -124,7 +131,7 @@ async def front_end(
     transport = httpx.ASGITransport(app=app)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            yield Server(http=http, client=client, gateway=gateway)
+            yield Server(http=http, client=client, gateway=gateway, app=app)
     finally:
         for lookups in opened:
             lookups.close()
