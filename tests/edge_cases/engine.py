@@ -11,6 +11,7 @@ from typing import Any
 from hyperplug.adapters.peft_format import WEIGHTS_FILE
 from tests.integrations.vllm.engine import Client
 
+_TOKENS = 3
 _HALF_WRITTEN = "half-written"
 
 
@@ -18,16 +19,18 @@ class Rank:
     """One engine: it does one thing at a time, and reads what it lacks from the disk.
 
     An id that it holds is never read again. A load that fails halfway leaves its id behind.
+    Where there is room for no more, what was used the longest ago goes, in use or not.
 
     Attributes:
-        held: the digest of the weights of each id.
+        held: the digest of the weights of each id, the last used at the end.
         read: the ids that were read from the disk, in order.
         fail: ids whose loading breaks off halfway.
         stuck: whether removing fails.
         running: how many requests are answered with each id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: int | None = None) -> None:
+        self._room = room
         self.held: dict[int, str] = {}
         self.read: list[int] = []
         self.fail: set[int] = set()
@@ -47,7 +50,15 @@ class Rank:
                 if number in self.fail:
                     raise RuntimeError("the copy broke off")
                 self.held[number] = hashlib.sha256(data).hexdigest()
+            self.held[number] = self.held.pop(number)
+            while self._room is not None and len(self.held) > self._room:
+                del self.held[next(iter(self.held))]
             return True
+
+    async def step(self, request: Any) -> str:
+        """Returns the weights with which a token is computed."""
+        await self.add(request)
+        return self.held[request.lora_int_id]
 
     async def remove(self, number: int) -> bool:
         """Lets go of an adapter."""
@@ -69,9 +80,9 @@ class VllmRules(Client):
         go_on: while it is not set, requests hold on to their adapters.
     """
 
-    def __init__(self, *, ranks: int = 1) -> None:
+    def __init__(self, *, ranks: int = 1, room: int | None = None) -> None:
         super().__init__()
-        self.ranks = [Rank() for _ in range(ranks)]
+        self.ranks = [Rank(room) for _ in range(ranks)]
         self.requests: list[Any] = []
         self.taken_away: list[int] = []
         self.answered = 0
@@ -110,7 +121,7 @@ class VllmRules(Client):
         rank.running[number] += 1
         try:
             await self.go_on.wait()
-            await rank.add(request)
-            return rank.held[number]
+            tokens = {await rank.step(request) for _ in range(_TOKENS)}
+            return " and ".join(tokens)
         finally:
             rank.running[number] -= 1
