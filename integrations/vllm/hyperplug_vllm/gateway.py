@@ -200,8 +200,8 @@ class Gateway:
     async def _find(self, target: Target, lookups: Lookups) -> Found | None:
         started = time.perf_counter()
         recent = lookups.recent(target)
-        # What is not loaded may have lost its folder: the registry looks.
-        if recent is not None and self.live.holds(recent.resolution.adapter):
+        # What is not loaded may have lost its folder: the registry looks, unless it is away.
+        if recent is not None and (recent.stale or self.live.holds(recent.resolution.adapter)):
             return recent
         try:
             found = await lookups.resolve(target)

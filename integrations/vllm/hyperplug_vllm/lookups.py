@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from hyperplug.adapters.library import Library
 from hyperplug.entities import Decision, OnNovel, Resolution, Timings
-from hyperplug.errors import RegistryError
+from hyperplug.errors import NotFoundError, RegistryError
 from hyperplug.naming import split_alias_name
 from hyperplug.registry import Registry
 from hyperplug_vllm.answers import BusyError
@@ -88,6 +88,7 @@ class Lookups:
             TaskNotFoundError: for a task name that is not registered.
             HyperplugError: whatever else `Registry.resolve` raises.
         """
+        self._recent.check_known(_key(target))
         try:
             resolution = await self._once(target)
         except RegistryError:
@@ -103,8 +104,11 @@ class Lookups:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._names, function, self._registry)
 
-    async def work(self, function: Callable[[Registry], T]) -> T:
+    async def work(self, function: Callable[[Registry], T], *, writes: bool = False) -> T:
         """Returns `function(registry)`, run in one of the threads for texts.
+
+        Args:
+            writes: whether it writes, so that what it wrote has to be seen at once.
 
         Raises:
             BusyError: if too many lookups are waiting.
@@ -117,6 +121,8 @@ class Lookups:
             return await loop.run_in_executor(self._texts, function, self._registry)
         finally:
             self._working -= 1
+            if writes:
+                self._recent.forget()
 
     def close(self) -> None:
         """Ends the threads once they are idle, and the connection to the store."""
@@ -146,21 +152,29 @@ class Lookups:
             ) from exc
 
     def _resolve(self, target: Target) -> Resolution:
-        pair = split_alias_name(target.text)
+        epoch = self._recent.epoch
+        try:
+            resolution = self._looked_up(target)
+        except NotFoundError as exc:
+            if target.kind is not TargetKind.TEXT:
+                self._recent.put_unknown(_key(target), exc, epoch=epoch)
+            raise
+        if resolution.decision is not Decision.NOVEL:  # the next time it is none
+            kept = replace(resolution, timings=Timings())
+            self._recent.put((_key(target), target.options), kept, epoch=epoch)
+        return resolution
+
+    def _looked_up(self, target: Target) -> Resolution:
+        pair, options = split_alias_name(target.text), target.options
         if target.kind is TargetKind.TASK or pair:
             # An unknown name is no description.
             self._registry.get_task(pair[0] if pair else target.text)
-        options, epoch = target.options, self._recent.epoch
-        resolution = self._registry.resolve(
+        return self._registry.resolve(
             target.text,
             on_novel=options.on_novel or self._on_novel,
             min_score=self._min_score if options.min_score is None else options.min_score,
             examples=options.examples,
         )
-        if resolution.decision is not Decision.NOVEL:  # the next time it is none
-            kept = replace(resolution, timings=Timings())
-            self._recent.put((_key(target), options), kept, epoch=epoch)
-        return resolution
 
     def _land(self, key: _Flight, flight: asyncio.Future[Resolution]) -> None:
         self._flights.pop(key, None)

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple
 
-from hyperplug.errors import ConfigError, HyperplugError, InvalidDescriptionError
+from hyperplug.errors import (
+    ConfigError,
+    HyperplugError,
+    InvalidDescriptionError,
+    NotFoundError,
+    ServerError,
+)
 from hyperplug_vllm.answers import failure
 from hyperplug_vllm.asgi import (
     App,
@@ -45,6 +52,11 @@ PATHS = frozenset(
         "/v1/responses",
     }
 )
+# vLLM's own: they load what any path or the hub holds, and unload what others use.
+_FOR_ALL = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+_CLOSED = NotFoundError(
+    "this route is closed on a server with several tenants", hint="see /v1/hyperplug/tasks"
+)
 # Bodies above this are parsed in a thread: a megabyte of JSON takes about 10 ms.
 _INLINE_BYTES = 262_144
 _NOT_HERE = ConfigError(
@@ -73,6 +85,8 @@ class TaskMiddleware:
         if path_of(scope) not in PATHS:
             if header_values(scope, HEADER):  # rather an error than an answer of the bare base
                 await _refuse(scope, send, _NOT_HERE)
+            elif self._gateway.keys is not None and path_of(scope) in _FOR_ALL:
+                await _refuse(scope, send, _CLOSED)
             elif self._gateway.keys is not None:
                 await self._pass_on(scope, receive, send)
             else:
@@ -87,6 +101,9 @@ class TaskMiddleware:
                 served = await self._served(stack, scope, content)
             except HyperplugError as exc:
                 await _refuse(scope, send, exc)
+                return
+            except Exception as exc:
+                await _refuse(scope, send, _unexpected(exc))
                 return
             if content is None or (served is None and FIELD not in content):
                 await self._app(scope, replaying(body, receive), send)
@@ -167,6 +184,13 @@ async def _off_loop_if_large(
     if size_bytes <= _INLINE_BYTES:
         return function(*arguments)
     return await asyncio.to_thread(function, *arguments)
+
+
+def _unexpected(error: Exception) -> ServerError:
+    """Returns what a client is told of a fault of ours. What it says may quote a request."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("unexpected %s while looking a task up:\n%s", type(error).__name__, where)
+    return ServerError(type(error).__name__)
 
 
 async def _refuse(scope: Scope, send: Send, error: HyperplugError) -> None:

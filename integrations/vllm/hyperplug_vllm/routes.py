@@ -111,7 +111,8 @@ class Routes:
                 tags=tags,
                 generate=generates is True,
                 check=False,
-            )
+            ),
+            writes=True,
         )
         shown = None if adapter is None else _shown_adapter(adapter)
         return JSONResponse({**_shown(task), "adapter": shown})
@@ -153,7 +154,8 @@ class Routes:
         examples = read_options({FIELD: {"examples": content.get("examples")}}).examples
         self._lookups(request).allowance.take()
         adapter = await self._lookups(request).work(
-            lambda registry: registry.generate_for(description, examples=examples, check=False)
+            lambda registry: registry.generate_for(description, examples=examples, check=False),
+            writes=True,
         )
         return JSONResponse(_shown_adapter(adapter))
 
