@@ -23,6 +23,8 @@ from hyperplug_vllm.compat import LOGGER_NAME, Engine, ServerFlags
 from hyperplug_vllm.listing import listing
 from hyperplug_vllm.live import LiveAdapters
 from hyperplug_vllm.lookups import Found, Lookups
+from hyperplug_vllm.metrics import Outcome, metrics
+from hyperplug_vllm.observation import Observation
 from hyperplug_vllm.request_options import read_options
 from hyperplug_vllm.settings import ServingSettings
 from hyperplug_vllm.targets import (
@@ -88,6 +90,7 @@ class Gateway:
 
     def connect(self, engine: Engine) -> None:
         """Takes the running engine; until then no request is served."""
+        metrics()  # from now on, all of them are there
         room = self._flags.max_cpu_loras - engine.static_count
         self._live = LiveAdapters(engine, limit=max(1, self.serving.max_live or room))
         self._engine = engine
@@ -156,7 +159,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def serving_target(
-        self, target: Target, *, namespace: str | None = None
+        self, target: Target, *, namespace: str | None = None, observation: Observation
     ) -> AsyncIterator[Served | None]:
         """Holds what serves a target for as long as its request runs.
 
@@ -164,14 +167,17 @@ class Gateway:
 
         Args:
             namespace: the tenant who asks; None for the server's own.
+            observation: is told what was decided.
 
         Raises:
             HyperplugError: if the target cannot be served.
         """
         found = await self._find(target, self.lookups_of(namespace))
         if found is None:
+            observation.outcome = Outcome.PASSED
             yield None
             return
+        observation.found(found)
         adapter = found.resolution.adapter
         if adapter is None:
             headers = response_headers(found.resolution, load_ms=0.0, stale=found.stale)

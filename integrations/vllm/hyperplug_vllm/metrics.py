@@ -40,7 +40,7 @@ class Outcome(StrEnum):
     SERVED = "served"
     """It went on to vLLM, with an adapter or for the base model."""
     TOLD = "told"
-    """It was the answer itself, of /v1/hyperplug/resolve."""
+    """It was the answer itself, of /v1/hyperplug/resolve or warm-up."""
     PASSED = "passed"
     """The name is no task; the request was left to vLLM as it came."""
     REFUSED = "refused"
@@ -170,7 +170,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._instruments = {spec.name: _instrument(spec, registry) for spec in SPECS}
 
-    def resolved(self, decision: Decision | None, outcome: Outcome, *, score: float) -> None:
+    def resolved(self, decision: Decision | None, outcome: Outcome, *, score: float = 0.0) -> None:
         """Counts a resolution; `decision` is None if it ended before there was one."""
         labels = {"decision": decision.value if decision else _NONE, "outcome": outcome.value}
         self._instruments[RESOLUTIONS.name].labels(**labels).inc()
@@ -192,9 +192,13 @@ class Metrics:
         """Says how many adapters this process holds."""
         self._instruments[LIVE_ADAPTERS.name].set(count)
 
-    def in_flight(self, count: int) -> None:
-        """Says how many lookups this process has under way."""
-        self._instruments[LOOKUPS_IN_FLIGHT.name].set(count)
+    def lookup_began(self) -> None:
+        """Counts a lookup in, from the moment that it waits for a thread."""
+        self._instruments[LOOKUPS_IN_FLIGHT.name].inc()
+
+    def lookup_ended(self) -> None:
+        """Counts a lookup out."""
+        self._instruments[LOOKUPS_IN_FLIGHT.name].dec()
 
     def evicted(self) -> None:
         """Counts an adapter that made room for another."""
@@ -231,6 +235,8 @@ class _Nothing:
         return self
 
     def inc(self) -> None: ...
+
+    def dec(self) -> None: ...
 
     def set(self, _: float) -> None: ...
 

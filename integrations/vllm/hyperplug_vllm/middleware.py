@@ -26,6 +26,8 @@ from hyperplug_vllm.asgi import (
 from hyperplug_vllm.compat import LOGGER_NAME
 from hyperplug_vllm.gateway import Gateway, Served, unknown_model
 from hyperplug_vllm.listing import PATH as MODELS
+from hyperplug_vllm.metrics import metrics
+from hyperplug_vllm.observation import Observation
 from hyperplug_vllm.request_options import FIELD, read_options, system_prompt
 from hyperplug_vllm.targets import HEADER, body_for_vllm, parse_body
 from hyperplug_vllm.tenants import NAMESPACE
@@ -88,6 +90,9 @@ class TaskMiddleware:
             except HyperplugError as exc:
                 await _refuse(scope, send, exc)
                 return
+            except Exception as exc:  # the server answers it with a bare 500
+                metrics().failed(exc)
+                raise
             if content is None or (served is None and FIELD not in content):
                 await self._app(scope, replaying(body, receive), send)
                 return
@@ -147,18 +152,24 @@ class TaskMiddleware:
         """Returns what serves the request, held until `stack` closes; None for vLLM alone."""
         if content is None:
             return None
-        headers = header_values(scope, HEADER)
-        if len(headers) > 1:
-            raise InvalidDescriptionError(
-                "the request has several X-Hyperplug-Task headers", hint="send one"
+        with Observation() as observation:
+            target = self._gateway.target(_task_header(scope), content)
+            if target is None:
+                observation.outcome = None
+                return None
+            serving = self._gateway.serving_target(
+                target, namespace=scope.get(NAMESPACE), observation=observation
             )
-        target = self._gateway.target(headers[0] if headers else None, content)
-        if target is None:
-            return None
-        namespace = scope.get(NAMESPACE)
-        return await stack.enter_async_context(
-            self._gateway.serving_target(target, namespace=namespace)
+            return await stack.enter_async_context(serving)
+
+
+def _task_header(scope: Scope) -> bytes | None:
+    headers = header_values(scope, HEADER)
+    if len(headers) > 1:
+        raise InvalidDescriptionError(
+            "the request has several X-Hyperplug-Task headers", hint="send one"
         )
+    return headers[0] if headers else None
 
 
 async def _off_loop_if_large(
@@ -170,6 +181,7 @@ async def _off_loop_if_large(
 
 
 async def _refuse(scope: Scope, send: Send, error: HyperplugError) -> None:
+    metrics().failed(error)
     told = failure(error)
     if told.status >= 500:
         _log.error("%s: %s", type(error).__name__, error)

@@ -252,6 +252,37 @@ def test_errors_are_clear_and_the_server_goes_on(http: httpx.Client, server: Ser
     assert _answer(_chat(http, server.base_name))
 
 
+def _metric(server: ServerProcess, name: str, **labels: str) -> float:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    text = httpx.get(f"{server.base_url}/metrics", timeout=60).text
+    (value,) = (
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    )
+    return float(value)
+
+
+def test_vllms_metrics_have_ours(http: httpx.Client, server: ServerProcess) -> None:
+    series: tuple[tuple[str, dict[str, str], int], ...] = (
+        ("hyperplug_resolutions_total", {"decision": "exact", "outcome": "served"}, 2),
+        ("hyperplug_resolutions_total", {"decision": "none", "outcome": "refused"}, 1),
+        ("hyperplug_resolution_score_count", {"decision": "exact"}, 2),
+        ("hyperplug_errors_total", {"kind": "InvalidDescriptionError"}, 1),
+        ("hyperplug_lookups_in_flight", {}, 0),
+    )
+    before = [_metric(server, name, **labels) for name, labels, _ in series]
+    for model in (SENTIMENT, SENTIMENT, "hyperplug: "):
+        _chat(http, model)
+    for (name, labels, wanted), old in zip(series, before, strict=True):
+        assert _metric(server, name, **labels) == old + wanted, name
+    health = http.get("/v1/hyperplug/health").json()
+    assert _metric(server, "hyperplug_live_adapters") == health["live_adapters"] > 0
+    assert _metric(server, "hyperplug_stage_seconds_count", stage="load") > 0
+
+
 def test_no_request_text_in_the_log(server: ServerProcess) -> None:
     assert server.log is not None
     log = server.log.read_text("utf-8", errors="replace")
