@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -167,11 +166,12 @@ class Gateway:
 
         Args:
             namespace: the tenant who asks; None for the server's own.
-            observation: is told what was decided.
+            observation: is told what was decided and loaded.
 
         Raises:
             HyperplugError: if the target cannot be served.
         """
+        observation.named_by = target.kind
         found = await self._find(target, self.lookups_of(namespace))
         if found is None:
             observation.outcome = Outcome.PASSED
@@ -194,6 +194,7 @@ class Gateway:
                 hint=f"start it with --max-lora-rank {adapter.rank} or more",
             )
         load_ms = await self.live.acquire(adapter)
+        observation.load_ms = load_ms
         if load_ms:
             self.lookups.library.used(adapter)
         try:
@@ -204,7 +205,6 @@ class Gateway:
             self.live.release(adapter)
 
     async def _find(self, target: Target, lookups: Lookups) -> Found | None:
-        started = time.perf_counter()
         recent = lookups.recent(target)
         # What is not loaded may have lost its folder: the registry looks.
         if recent is not None and self.live.holds(recent.resolution.adapter):
@@ -221,9 +221,6 @@ class Gateway:
             raise
         if found.stale:
             _log.warning("the registry is out of reach: serving what it last said")
-        milliseconds = (time.perf_counter() - started) * 1000
-        decision = found.resolution.decision
-        _log.debug("%s by %s in %.1f ms", decision.value, target.kind.value, milliseconds)
         return found
 
 

@@ -61,7 +61,7 @@ class Degraded(StrEnum):
 UNEXPECTED = "unexpected"
 _NONE = "none"
 _DECISIONS = tuple(decision.value for decision in Decision)
-_STAGES = ("embed", "find", "generate", "publish", "load")
+STAGES = ("embed", "find", "generate", "publish", "load")
 _KINDS = tuple(
     sorted(
         {
@@ -120,7 +120,7 @@ STAGE_SECONDS = Spec(
     name="hyperplug_stage_seconds",
     kind=Kind.HISTOGRAM,
     help="Seconds that a stage took, each time it was needed.",
-    labels={"stage": _STAGES},
+    labels={"stage": STAGES},
     buckets=_SECONDS,
 )
 LIVE_ADAPTERS = Spec(
@@ -179,8 +179,7 @@ class Metrics:
 
     def looked_up(self, timings: Timings) -> None:
         """Notes how long the stages of one lookup took, those that were needed."""
-        stages = (timings.embed_ms, timings.lookup_ms, timings.generate_ms, timings.publish_ms)
-        for stage, milliseconds in zip(_STAGES, stages, strict=False):
+        for stage, milliseconds in stages_of(timings).items():
             if milliseconds > 0:
                 self._stage(stage, milliseconds / 1000)
 
@@ -220,6 +219,17 @@ class Metrics:
 def metrics() -> Metrics:
     """Returns the metrics of this process, registered at the first call."""
     return Metrics()
+
+
+def stages_of(timings: Timings, *, load_ms: float = 0.0) -> dict[str, float]:
+    """Returns the milliseconds of each stage, in the order in which they follow each other."""
+    return {
+        "embed": timings.embed_ms,
+        "find": timings.lookup_ms,
+        "generate": timings.generate_ms,
+        "publish": timings.publish_ms,
+        "load": load_ms,
+    }
 
 
 def error_kind(error: BaseException) -> str:

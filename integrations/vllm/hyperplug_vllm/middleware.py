@@ -84,9 +84,11 @@ class TaskMiddleware:
         if body is None:  # the client has left
             return
         content = await _off_loop_if_large(len(body), parse_body, body)
+        observation = Observation(scope)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                served = await self._served(stack, scope, content)
+                with observation:
+                    served = await self._served(stack, scope, content, observation=observation)
             except HyperplugError as exc:
                 await _refuse(scope, send, exc)
                 return
@@ -96,6 +98,8 @@ class TaskMiddleware:
             if content is None or (served is None and FIELD not in content):
                 await self._app(scope, replaying(body, receive), send)
                 return
+            if served is not None:
+                scope = observation.linked(scope)
             await self._forward(scope, receive, send, content, served, size_bytes=len(body))
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,20 +151,25 @@ class TaskMiddleware:
         return [(b"x-hyperplug-prompt-tokens-saved", str(saved).encode())]
 
     async def _served(
-        self, stack: contextlib.AsyncExitStack, scope: Scope, content: dict[str, Any] | None
+        self,
+        stack: contextlib.AsyncExitStack,
+        scope: Scope,
+        content: dict[str, Any] | None,
+        *,
+        observation: Observation,
     ) -> Served | None:
         """Returns what serves the request, held until `stack` closes; None for vLLM alone."""
-        if content is None:
-            return None
-        with Observation() as observation:
+        target = None
+        if content is not None:
             target = self._gateway.target(_task_header(scope), content)
-            if target is None:
-                observation.outcome = None
-                return None
-            serving = self._gateway.serving_target(
+        if target is None:
+            observation.outcome = None
+            return None
+        return await stack.enter_async_context(
+            self._gateway.serving_target(
                 target, namespace=scope.get(NAMESPACE), observation=observation
             )
-            return await stack.enter_async_context(serving)
+        )
 
 
 def _task_header(scope: Scope) -> bytes | None:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+import time
+import uuid
 from types import TracebackType
 from typing import Self
 
-from hyperplug.entities import Resolution
+from hyperplug_vllm.asgi import Scope, header_values
+from hyperplug_vllm.compat import LOGGER_NAME
+from hyperplug_vllm.logline import Ended, line
 from hyperplug_vllm.lookups import Found
-from hyperplug_vllm.metrics import Degraded, Metrics, Outcome, metrics
+from hyperplug_vllm.metrics import Metrics, Outcome, metrics
+from hyperplug_vllm.targets import TargetKind
+from hyperplug_vllm.tenants import NAMESPACE
+
+_log = logging.getLogger(LOGGER_NAME)
+
+# vLLM takes a request's id from here; a client may write anything into it.
+_REQUEST_ID = b"x-request-id"
+_HARMLESS = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 
 class Observation:
@@ -16,18 +30,34 @@ class Observation:
 
     Attributes:
         outcome: how it ends, unless an exception ends it; None if it turns out to be none.
+        named_by: how the request names its task.
+        load_ms: what it took to load the adapter.
     """
 
-    def __init__(self, *, outcome: Outcome | None = Outcome.SERVED) -> None:
+    def __init__(self, scope: Scope, *, outcome: Outcome | None = Outcome.SERVED) -> None:
         self.outcome = outcome
+        self.named_by: TargetKind | None = None
+        self.load_ms = 0.0
+        self._namespace: str | None = scope.get(NAMESPACE)
+        self._given_ids = header_values(scope, _REQUEST_ID)
+        self._request_id = _loggable(self._given_ids)
         self._found: Found | None = None
+        self._started = 0.0
 
     def found(self, found: Found) -> None:
         """Says what was decided; it may still fail to load."""
         self._found = found
 
+    def linked(self, scope: Scope) -> Scope:
+        """Returns a copy of `scope` by which vLLM's own lines can be told to belong to ours."""
+        if self._given_ids or self._request_id is None:
+            return scope
+        own = (_REQUEST_ID, self._request_id.encode())
+        return {**scope, "headers": [*scope["headers"], own]}
+
     def __enter__(self) -> Self:
         """Begins."""
+        self._started = time.perf_counter()
         return self
 
     def __exit__(
@@ -38,8 +68,21 @@ class Observation:
     ) -> None:
         """Ends, and tells of it."""
         outcome = self.outcome if error is None else _outcome_of(error)
-        if outcome is not None:
-            _count(metrics(), outcome, self._found)
+        if outcome is None:
+            return
+        ended = Ended(
+            outcome=outcome,
+            found=self._found,
+            named_by=self.named_by,
+            load_ms=self.load_ms,
+            total_ms=(time.perf_counter() - self._started) * 1000,
+            error=error,
+            request_id=self._request_id,
+            namespace=self._namespace,
+        )
+        _count(metrics(), ended)
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("%s", line(ended))
 
 
 def _outcome_of(error: BaseException) -> Outcome:
@@ -47,18 +90,18 @@ def _outcome_of(error: BaseException) -> Outcome:
     return Outcome.LEFT if left else Outcome.REFUSED
 
 
-def _count(counters: Metrics, outcome: Outcome, found: Found | None) -> None:
-    if found is None:
-        counters.resolved(None, outcome)
+def _loggable(given: list[bytes]) -> str | None:
+    """Returns a request's id, a new one if it has none, or None if it could hold anything."""
+    if not given:
+        return uuid.uuid4().hex
+    return given[0].decode("ascii") if _HARMLESS.fullmatch(given[0]) else None
+
+
+def _count(counters: Metrics, ended: Ended) -> None:
+    if ended.found is None:
+        counters.resolved(None, ended.outcome)
         return
-    resolution = found.resolution
-    counters.resolved(resolution.decision, outcome, score=resolution.score)
-    if outcome is Outcome.SERVED:
-        for cause in degraded(resolution, stale=found.stale):
-            counters.degraded(cause)
-
-
-def degraded(resolution: Resolution, *, stale: bool) -> list[Degraded]:
-    """Returns in which ways an answer is less than what was asked for."""
-    causes = {Degraded.STALE: stale, Degraded.WITHHELD: bool(resolution.reason)}
-    return [cause for cause, holds in causes.items() if holds]
+    resolution = ended.found.resolution
+    counters.resolved(resolution.decision, ended.outcome, score=resolution.score)
+    for cause in ended.degraded:
+        counters.degraded(cause)

@@ -174,7 +174,7 @@ class Routes:
         for name in names:
             target = replace(named_target(name), kind=TargetKind.TASK)
             namespace = request.scope.get(NAMESPACE)
-            with Observation(outcome=Outcome.TOLD) as observation:
+            with Observation(request.scope, outcome=Outcome.TOLD) as observation:
                 serving = self._gateway.serving_target(
                     target, namespace=namespace, observation=observation
                 )
@@ -193,7 +193,7 @@ class Routes:
     async def resolve(self, request: Request) -> Response:
         """Answers what would serve `{"text": "a name or a description"}`, generating it."""
         text = _string(await _object(request), "text")
-        with Observation(outcome=Outcome.TOLD) as observation:
+        with Observation(request.scope, outcome=Outcome.TOLD) as observation:
             found = await self._lookups(request).resolve(Target(kind=TargetKind.TEXT, text=text))
             observation.found(found)
         resolution = found.resolution

@@ -85,7 +85,8 @@ async def front_end(
         assert int(request.headers["content-length"]) == len(await request.body())
         if content.get("stream"):
             return StreamingResponse((f"data: {n}\n\n" for n in range(3)), headers={"x-own": "1"})
-        return JSONResponse({"model": model, "content": content})
+        headers = dict(request.headers)
+        return JSONResponse({"model": model, "content": content, "headers": headers})
 
     async def listed() -> Any:
         return {"object": "list", "data": [{"id": name} for name in (BASE, *models.lora_requests)]}

@@ -287,6 +287,7 @@ def test_no_request_text_in_the_log(server: ServerProcess) -> None:
     assert server.log is not None
     log = server.log.read_text("utf-8", errors="replace")
     assert "loaded adapter id" in log
+    assert "resolution outcome=served decision=exact" in log
     for text in (PARAPHRASE, NOVEL, FOREIGN, TWICE, PROMPT, KEY):
         assert text not in log
 
