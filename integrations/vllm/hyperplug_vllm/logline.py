@@ -58,15 +58,15 @@ class Ended:
         return tuple(cause for cause, holds in causes.items() if holds)
 
 
-def facts_of(ended: Ended) -> dict[str, str]:
+def facts_of(ended: Ended) -> dict[str, str | int | float]:
     """Returns what may be told of a resolution: nothing in it comes from a request's text."""
-    facts = {"outcome": ended.outcome.value}
+    facts: dict[str, str | int | float] = {"outcome": ended.outcome.value}
     if ended.found is not None:
         resolution = ended.found.resolution
         facts["decision"] = resolution.decision.value
-        facts["score"] = f"{resolution.score:.4f}"
+        facts["score"] = round(resolution.score, 4)
         if resolution.adapter is not None:
-            facts["adapter"] = str(resolution.adapter.id)
+            facts["adapter"] = resolution.adapter.id
             facts["digest"] = resolution.adapter.digest[:8]
     if ended.named_by is not None:
         facts["named_by"] = ended.named_by.value
@@ -74,14 +74,14 @@ def facts_of(ended: Ended) -> dict[str, str]:
         facts["degraded"] = ",".join(ended.degraded)
     if ended.outcome is Outcome.REFUSED and ended.error is not None:
         told = failure(ended.error) if isinstance(ended.error, HyperplugError) else None
-        facts["status"] = str(told.status if told is not None else _UNEXPECTED_STATUS)
+        facts["status"] = told.status if told is not None else _UNEXPECTED_STATUS
         facts["error"] = error_kind(ended.error)
     return facts
 
 
 def line(ended: Ended) -> str:
     """Returns the line: `key=value` after the word "resolution", values without spaces."""
-    fields = facts_of(ended)
+    fields = {key: _shown(value) for key, value in facts_of(ended).items()}
     times = {**ended.stages, "total": ended.total_ms}
     fields |= {f"{stage}_ms": f"{milliseconds:.1f}" for stage, milliseconds in times.items()}
     whose = {
@@ -91,3 +91,7 @@ def line(ended: Ended) -> str:
     }
     fields |= {key: value for key, value in whose.items() if value is not None}
     return " ".join(("resolution", *(f"{key}={value}" for key, value in fields.items())))
+
+
+def _shown(value: str | int | float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

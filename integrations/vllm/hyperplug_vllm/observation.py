@@ -7,6 +7,7 @@ import logging
 import re
 import time
 import uuid
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +18,7 @@ from hyperplug_vllm.lookups import Found
 from hyperplug_vllm.metrics import Metrics, Outcome, metrics
 from hyperplug_vllm.targets import TargetKind
 from hyperplug_vllm.tenants import NAMESPACE
+from hyperplug_vllm.tracing import Clock, Link, record
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -38,26 +40,29 @@ class Observation:
         self.outcome = outcome
         self.named_by: TargetKind | None = None
         self.load_ms = 0.0
+        self._headers = scope["headers"]
         self._namespace: str | None = scope.get(NAMESPACE)
         self._given_ids = header_values(scope, _REQUEST_ID)
         self._request_id = _loggable(self._given_ids)
         self._found: Found | None = None
-        self._started = 0.0
+        self._link = Link()
+        self._began = self._decided = 0.0
 
     def found(self, found: Found) -> None:
         """Says what was decided; it may still fail to load."""
         self._found = found
+        self._decided = time.perf_counter()
 
     def linked(self, scope: Scope) -> Scope:
         """Returns a copy of `scope` by which vLLM's own lines can be told to belong to ours."""
-        if self._given_ids or self._request_id is None:
-            return scope
-        own = (_REQUEST_ID, self._request_id.encode())
-        return {**scope, "headers": [*scope["headers"], own]}
+        own = list(self._link.headers)
+        if not self._given_ids and self._request_id is not None:
+            own.append((_REQUEST_ID, self._request_id.encode()))
+        return {**scope, "headers": [*scope["headers"], *own]}
 
     def __enter__(self) -> Self:
         """Begins."""
-        self._started = time.perf_counter()
+        self._began = time.perf_counter()
         return self
 
     def __exit__(
@@ -75,14 +80,26 @@ class Observation:
             found=self._found,
             named_by=self.named_by,
             load_ms=self.load_ms,
-            total_ms=(time.perf_counter() - self._started) * 1000,
+            total_ms=(time.perf_counter() - self._began) * 1000,
             error=error,
             request_id=self._request_id,
             namespace=self._namespace,
         )
+        self._link = record(ended, self._clock(), headers=self._headers)
+        ended = replace(ended, trace_id=self._link.trace_id)
         _count(metrics(), ended)
         if _log.isEnabledFor(logging.INFO):
             _log.info("%s", line(ended))
+
+    def _clock(self) -> Clock:
+        """Returns the times of an observation that ends now."""
+        now, ended = time.perf_counter(), time.time_ns()
+        decided = self._decided or now
+        return Clock(
+            began=ended - round((now - self._began) * 1e9),
+            decided=ended - round((now - decided) * 1e9),
+            ended=ended,
+        )
 
 
 def _outcome_of(error: BaseException) -> Outcome:
