@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hyperplug.entities import Adapter
 from hyperplug_vllm.answers import LoadError
 from hyperplug_vllm.compat import LOGGER_NAME, Engine
+from hyperplug_vllm.metrics import metrics
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -68,6 +69,7 @@ class LiveAdapters:
         """
         entry = self._entries.setdefault(adapter.id, _Entry(adapter))
         self._entries.move_to_end(adapter.id)
+        metrics().live(len(self._entries))
         if entry.loaded:
             self._engine.list_again(entry.adapter)
             entry.users += 1
@@ -99,6 +101,7 @@ class LiveAdapters:
     async def _load(self, entry: _Entry) -> None:
         async with self._gate:
             await self._make_room()
+            started = time.perf_counter()
             try:
                 await self._clear(entry.adapter)
                 await self._engine.add(entry.adapter)
@@ -106,6 +109,7 @@ class LiveAdapters:
                 # A failed load leaves its id registered, and the next load of that id
                 # would "succeed" with half-written weights.
                 self._entries.pop(entry.adapter.id, None)
+                metrics().live(len(self._entries))
                 self._half_loaded.add(entry.adapter.id)
                 if await self._engine.remove(entry.adapter):
                     self._half_loaded.discard(entry.adapter.id)
@@ -115,6 +119,7 @@ class LiveAdapters:
                     hint="see the server's log; the base model is unaffected",
                 ) from exc
             entry.loaded = True
+            metrics().loaded(time.perf_counter() - started)
             _log.info("loaded adapter %s", _shown(entry.adapter))
 
     async def _clear(self, adapter: Adapter) -> None:
@@ -130,6 +135,8 @@ class LiveAdapters:
             if idle is None:
                 return
             del self._entries[idle.adapter.id]
+            metrics().evicted()
+            metrics().live(len(self._entries))
             await self._engine.remove(idle.adapter)
             _log.info("unloaded adapter %s", _shown(idle.adapter))
 

@@ -16,6 +16,7 @@ from hyperplug.naming import split_alias_name
 from hyperplug.registry import Registry
 from hyperplug_vllm.answers import BusyError
 from hyperplug_vllm.limits import Allowance
+from hyperplug_vllm.metrics import metrics
 from hyperplug_vllm.recent import RecentResolutions
 from hyperplug_vllm.request_options import RequestOptions
 from hyperplug_vllm.targets import Target, TargetKind
@@ -142,6 +143,7 @@ class Lookups:
             loop = asyncio.get_running_loop()
             flight = loop.run_in_executor(pool, self._resolve, target)
             self._flights[key] = flight
+            metrics().lookup_began()
             flight.add_done_callback(lambda done: self._land(key, done))
         # Shielded: one client that leaves must not end the lookup others wait for.
         try:
@@ -178,8 +180,10 @@ class Lookups:
 
     def _land(self, key: _Flight, flight: asyncio.Future[Resolution]) -> None:
         self._flights.pop(key, None)
-        if not flight.cancelled():
-            flight.exception()  # seen, even if every waiter has left
+        metrics().lookup_ended()
+        # The exception is seen, even if every waiter has left.
+        if not flight.cancelled() and flight.exception() is None:
+            metrics().looked_up(flight.result().timings)
 
     def _remember(self, target: Target, resolution: Resolution) -> None:
         self._remembered[_key(target)] = resolution

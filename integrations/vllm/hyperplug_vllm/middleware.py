@@ -33,6 +33,8 @@ from hyperplug_vllm.asgi import (
 from hyperplug_vllm.compat import LOGGER_NAME
 from hyperplug_vllm.gateway import Gateway, Served, unknown_model
 from hyperplug_vllm.listing import PATH as MODELS
+from hyperplug_vllm.metrics import metrics
+from hyperplug_vllm.observation import Observation
 from hyperplug_vllm.request_options import FIELD, read_options, system_prompt
 from hyperplug_vllm.targets import HEADER, body_for_vllm, parse_body
 from hyperplug_vllm.tenants import NAMESPACE
@@ -96,18 +98,23 @@ class TaskMiddleware:
         if body is None:  # the client has left
             return
         content = await _off_loop_if_large(len(body), parse_body, body)
+        observation = Observation(scope)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                served = await self._served(stack, scope, content)
+                with observation:
+                    served = await self._served(stack, scope, content, observation=observation)
             except HyperplugError as exc:
                 await _refuse(scope, send, exc)
                 return
             except Exception as exc:
-                await _refuse(scope, send, _unexpected(exc))
+                metrics().failed(exc)
+                await _tell(scope, send, _unexpected(exc))
                 return
             if content is None or (served is None and FIELD not in content):
                 await self._app(scope, replaying(body, receive), send)
                 return
+            if served is not None:
+                scope = observation.linked(scope)
             await self._forward(scope, receive, send, content, served, size_bytes=len(body))
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,23 +166,34 @@ class TaskMiddleware:
         return [(b"x-hyperplug-prompt-tokens-saved", str(saved).encode())]
 
     async def _served(
-        self, stack: contextlib.AsyncExitStack, scope: Scope, content: dict[str, Any] | None
+        self,
+        stack: contextlib.AsyncExitStack,
+        scope: Scope,
+        content: dict[str, Any] | None,
+        *,
+        observation: Observation,
     ) -> Served | None:
         """Returns what serves the request, held until `stack` closes; None for vLLM alone."""
-        if content is None:
-            return None
-        headers = header_values(scope, HEADER)
-        if len(headers) > 1:
-            raise InvalidDescriptionError(
-                "the request has several X-Hyperplug-Task headers", hint="send one"
-            )
-        target = self._gateway.target(headers[0] if headers else None, content)
+        target = None
+        if content is not None:
+            target = self._gateway.target(_task_header(scope), content)
         if target is None:
+            observation.outcome = None
             return None
-        namespace = scope.get(NAMESPACE)
         return await stack.enter_async_context(
-            self._gateway.serving_target(target, namespace=namespace)
+            self._gateway.serving_target(
+                target, namespace=scope.get(NAMESPACE), observation=observation
+            )
         )
+
+
+def _task_header(scope: Scope) -> bytes | None:
+    headers = header_values(scope, HEADER)
+    if len(headers) > 1:
+        raise InvalidDescriptionError(
+            "the request has several X-Hyperplug-Task headers", hint="send one"
+        )
+    return headers[0] if headers else None
 
 
 async def _off_loop_if_large(
@@ -194,6 +212,11 @@ def _unexpected(error: Exception) -> ServerError:
 
 
 async def _refuse(scope: Scope, send: Send, error: HyperplugError) -> None:
+    metrics().failed(error)
+    await _tell(scope, send, error)
+
+
+async def _tell(scope: Scope, send: Send, error: HyperplugError) -> None:
     told = failure(error)
     if told.status >= 500:
         _log.error("%s: %s", type(error).__name__, error)

@@ -112,7 +112,10 @@ async def front_end(
         if content.get("stream"):
             return StreamingResponse(chunks(), headers={"x-own": "1"})
         weights = await client.run(request_of_lora)
-        return JSONResponse({"model": model, "content": content, "weights": weights})
+        headers = dict(request.headers)
+        return JSONResponse(
+            {"model": model, "content": content, "headers": headers, "weights": weights}
+        )
 
     async def listed() -> Any:
         return {"object": "list", "data": [{"id": name} for name in (BASE, *models.lora_requests)]}
