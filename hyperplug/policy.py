@@ -12,6 +12,8 @@ LOSS_BASE = "loss_base"
 LOSS_ADAPTER = "loss_adapter"
 FORCED = "forced"
 CHECKED_EXAMPLES = "checked_examples"
+# Cosine of the task's description to the nearest one that the hypernetwork was trained on.
+SUPPORT = "support"
 
 
 def decide(

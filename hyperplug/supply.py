@@ -21,7 +21,7 @@ from hyperplug.entities import (
 from hyperplug.errors import AdapterNotFoundError, CorruptAdapterError, HyperplugError
 from hyperplug.models import Models
 from hyperplug.naming import CURRENT, generation_key
-from hyperplug.policy import FORCED, GAIN
+from hyperplug.policy import FORCED, GAIN, SUPPORT
 from hyperplug.store import Store
 
 _log = logging.getLogger(__name__)
@@ -98,9 +98,15 @@ class AdapterSupply:
                     task_revision=task.revision,
                     parent=before.name if before is not None else None,
                     embedder_id=spec.embedder_id,
+                    metrics={SUPPORT: self._support(task.description)},
                 ),
                 alias=alias,
             )
+
+    def _support(self, description: str) -> float:
+        """Returns how near a description is to what the hypernetwork was trained on."""
+        embedding = self._models.embedder.embed([description])[0]
+        return self._models.generator.support(embedding)
 
     def checked(self, adapter: Adapter, *, task: Task) -> Adapter:
         """Returns the adapter with its gain over the base model on the task's examples.
