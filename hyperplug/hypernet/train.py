@@ -15,7 +15,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from hyperplug.hypernet.checkpoint import Checkpoint, save_checkpoint
 from hyperplug.hypernet.encoding import collate
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.losses import AnswerLoss
-from hyperplug.hypernet.model import TaskInput
 from hyperplug.hypernet.networks import NetworkConfig, build_network
+from hyperplug.hypernet.noise import Noise, perturbed
 from hyperplug.hypernet.runstate import RunState, load_state, save_state, write_log
 from hyperplug.hypernet.states import LowerStates
 from hyperplug.hypernet.validation import validation_losses
@@ -123,6 +123,11 @@ class Trainer:
         self._workers = workers or Workers()
         self._corpus = dict(corpus or {})
         self.sampler = Sampler(train, sampling=config.sampling, seed=config.seed)
+        self._noise = Noise(
+            noise=config.noise,
+            token_dropout=config.token_dropout,
+            word_dropout=config.word_dropout,
+        )
         self._losses = AnswerLoss(base, states=states)
         if config.compiled:
             base.compile()
@@ -233,7 +238,7 @@ class Trainer:
         torch.manual_seed(seed)  # for a network with dropout
         size = self.network.config.embedding_size
         batch = collate(step.descriptions, step.examples, embedding_size=size)
-        task = self._perturbed(batch, generator).part(mine).to(self.base.device)
+        task = perturbed(batch, self._noise, generator=generator).part(mine).to(self.base.device)
         code = self.network.encode(task)
         noise = torch.randn(len(step.descriptions), code.shape[1], generator=generator)
         code = code + _CODE_NOISE * self.config.noise * noise[mine].to(code)
@@ -258,29 +263,6 @@ class Trainer:
         self.step += 1
         self._update_average()
         return mean
-
-    def _perturbed(self, task: TaskInput, generator: torch.Generator) -> TaskInput:
-        """Returns the batch with noise on its encodings and some tokens hidden."""
-
-        def noisy(values: Tensor) -> Tensor:
-            spread = values.std(dim=-1, keepdim=True) if values.numel() else values
-            noise = torch.randn(values.shape, generator=generator)
-            return values + self.config.noise * spread * noise
-
-        def shown(shape: Sequence[int], dropout: float) -> Tensor:
-            return torch.rand(tuple(shape), generator=generator) > dropout
-
-        tokens_shown = shown(task.token_mask.shape, self.config.token_dropout)
-        tasks, places = task.token_mask.shape[0], task.token_mask.shape[1]
-        places += task.example_mask.shape[1]
-        words_shown = shown((tasks, places), self.config.word_dropout)
-        return replace(
-            task,
-            pooled=noisy(task.pooled),
-            tokens=noisy(task.tokens) * tokens_shown[..., None],
-            token_mask=task.token_mask & tokens_shown,
-            word_mask=task.word_mask & words_shown.gather(1, task.word_places),
-        )
 
     def _groups(self) -> list[dict[str, Any]]:
         """Returns the parameters in two groups, each with its peak learning rate."""
