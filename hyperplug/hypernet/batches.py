@@ -36,6 +36,11 @@ class PreparedTask:
     sequences: tuple[TokenSequence, ...]
 
 
+def few_sequences(task: PreparedTask, count: int) -> PreparedTask:
+    """Returns the task with so many sequences to train on at most."""
+    return replace(task, sequences=task.sequences[: task.conditioning + count])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """What one step trains on: T tasks, and for each the same number of sequences.

@@ -42,7 +42,7 @@ class Extension:
 def extend(
     checkpoint: Checkpoint,
     *,
-    kept: Sequence[EncodedDescription] = (),
+    kept: Sequence[Sequence[EncodedDescription]] = (),
     strength: float,
     replayed: Sequence[PreparedTask] = (),
     new_atoms: int = 0,
@@ -51,8 +51,8 @@ def extend(
     """Returns what a run needs to go on from a checkpoint.
 
     Args:
-        kept: descriptions to keep besides those that the checkpoint was trained on, of
-            which it holds the sentence vectors alone.
+        kept: groups of descriptions to keep besides those that the checkpoint was trained
+            on, of which it holds the sentence vectors alone; a step looks at each group.
         strength: weight of the penalty; 0 for none.
         new_atoms: how many to add to every dictionary.
     """
@@ -60,7 +60,7 @@ def extend(
     if new_atoms and isinstance(network, Hypernet):
         network = with_new_atoms(network, new_atoms, seed=seed)
     keeper = (
-        Keeper(network, [known_descriptions(checkpoint), kept], strength=strength, seed=seed)
+        Keeper(network, [known_descriptions(checkpoint), *kept], strength=strength, seed=seed)
         if strength
         else None
     )
@@ -73,7 +73,7 @@ def extend(
         about={
             "fingerprint": checkpoint.fingerprint,
             "training": dict(checkpoint.training),
-            "kept": len(kept),
+            "kept": sum(len(group) for group in kept),
             "keep_strength": strength,
             "replayed": len(replayed),
             "new_atoms": new_atoms,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hyperplug.basemodel import BaseModel
@@ -11,7 +11,7 @@ from hyperplug.config import Settings
 from hyperplug.embedding import Embedder, load_embedder
 from hyperplug.entities import BaseModelSpec, Example
 from hyperplug.errors import ConfigError, InvalidTaskFileError
-from hyperplug.hypernet.batches import PreparedTask
+from hyperplug.hypernet.batches import PreparedTask, few_sequences
 from hyperplug.hypernet.checkpoint import Checkpoint, load_checkpoint
 from hyperplug.hypernet.corpus import PreparationProgress, load_prepared_for
 from hyperplug.hypernet.data import CorpusTask, read_corpus, shippable
@@ -84,7 +84,7 @@ def extension_of(
     strength = options.keep_strength
     extension = extend(
         checkpoint,
-        kept=found.descriptions,
+        kept=[found.descriptions],
         strength=DEFAULT_KEEP_STRENGTH if strength is None else strength,
         replayed=found.replayed,
         new_atoms=options.new_atoms,
@@ -133,11 +133,7 @@ def _prepared(
 ) -> KeptTasks:
     corpus = load_prepared_for(path, base.spec)
     check_embedder(checkpoint, path, corpus.embedder_id)
-    replayed = [
-        replace(task, sequences=task.sequences[: task.conditioning + options.replay])
-        for task in corpus.train
-        if options.replay
-    ]
+    replayed = [few_sequences(task, options.replay) for task in corpus.train if options.replay]
     return KeptTasks(
         descriptions=tuple(d for task in corpus.train for d in task.descriptions),
         replayed=tuple(replayed),

@@ -122,7 +122,7 @@ def _chosen_sequences(
         conditioning = min(limits.conditioning, len(sequences) // 2)
         if len(sequences) - conditioning < limits.fewest:
             continue
-        shown = (task.examples[_index(sequence)] for sequence in sequences[:conditioning])
+        shown = (task.examples[example_index(sequence)] for sequence in sequences[:conditioning])
         kept.append(_Kept(task=task, sequences=tuple(sequences), shown=tuple(shown)))
     return kept
 
@@ -164,7 +164,7 @@ def _sequences(
         return stripped
     wordings = rng.sample(task.descriptions, min(_WORDINGS_IN_PROMPT, len(task.descriptions)))
     told = {
-        (number, _index(sequence)): sequence
+        (number, example_index(sequence)): sequence
         for number, wording in enumerate(wordings)
         for sequence in tokenise(tokenizer, task, description=wording, **sizes)
     }
@@ -174,10 +174,10 @@ def _sequences(
         if fitting and rng.random() < limits.in_prompt:
             chosen.append(rng.choice(fitting))
         elif limits.in_prompt < 1:
-            chosen += [s for s in stripped if _index(s) == index]
+            chosen += [s for s in stripped if example_index(s) == index]
     return chosen
 
 
-def _index(sequence: TokenSequence) -> int:
+def example_index(sequence: TokenSequence) -> int:
     """Returns which of its task's examples a sequence is."""
     return int(sequence.key.rsplit("/", 1)[1].split("#")[0])

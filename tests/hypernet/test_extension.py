@@ -136,7 +136,7 @@ def test_what_is_kept_hardly_changes_while_the_new_task_is_learned(
     kept = descriptions(prepared)
     losses: dict[str, tuple[float, float]] = {}
     for name, strength in (("free", 0.0), ("kept", 10.0)):
-        trainer = learn(extend(known, kept=kept, strength=strength), out=f"{name}.safetensors")
+        trainer = learn(extend(known, kept=[kept], strength=strength), out=f"{name}.safetensors")
         before = trainer.validate()["matched"]
         run(trainer)
         losses[name] = before, trainer.validate()["matched"]
@@ -204,7 +204,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 ) -> None:
     def start() -> Extension:
         kept = descriptions(prepared)
-        return extend(known, kept=kept, strength=3.0, replayed=prepared, new_atoms=1)
+        return extend(known, kept=[kept], strength=3.0, replayed=prepared, new_atoms=1)
 
     whole = learn(start(), out="whole.safetensors", steps=10)
     losses = run(whole)
