@@ -48,6 +48,7 @@ from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.generate import load_fitting, vocabulary_for
 from hyperplug.hypernet.loading import load_frozen, load_tokenizer, pick_device, pick_dtype
 from hyperplug.hypernet.losses import AnswerLoss
+from hyperplug.hypernet.model import LoraBatch
 from hyperplug.hypernet.states import LowerStates, keep_states
 
 ARMS = {
@@ -75,7 +76,7 @@ class StreamOptions:
     known_count: int = 5
     orders: int = 3
     chunk: int = 3
-    steps: int = 10
+    steps: int = 8
     rows: int = 8
     trained: int = 24
     asked: int = 4
@@ -137,6 +138,7 @@ class Stream:
         self._base = self._loaded()
         self._states: LowerStates | None = keep_states(self._base, gib=2.0)
         self._losses = AnswerLoss(self._base, states=self._states)
+        self._bank: dict[str, list[LoraBatch]] = {}
         self._examiner = Examiner(self._base, self._tokenizer, losses=self._losses)
 
     def run(self) -> dict[str, Any]:
@@ -231,8 +233,9 @@ class Stream:
                 shapes=[self._model.spec.module_shapes[path] for path in self._modules],
                 losses=self._losses,
             )
-            one = RetrievedLoras if arm == "retrieval" else SequentialLora
-            return one(trainer), self._examiner
+            if arm == "retrieval":
+                return RetrievedLoras(trainer, trained=self._bank), self._examiner
+            return SequentialLora(trainer), self._examiner
         memory = {
             "keeping": Memory(strength=options.keep_strength, kept=self._kept),
             "replaying": Memory(

@@ -32,6 +32,7 @@ from hyperplug.hypernet.train import TrainConfig, Trainer
 
 _SEQUENCES_A_TASK = 2  # of a hypernetwork's step
 _GRADIENT_NORM = 1.0
+_WARMUP = 0.1  # of a stage: the default is made for thousands of steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,31 +149,34 @@ class RetrievedLoras:
     whole = False
     suffix = ".pt"
 
-    def __init__(self, trainer: LoraTrainer) -> None:
+    def __init__(self, trainer: LoraTrainer, *, trained: dict[str, list[LoraBatch]]) -> None:
+        """Takes the LoRAs by task that other orders of the stream have trained: a task's LoRA
+        is the same in all of them."""
         self._trainer = trainer
-        self._known: dict[str, list[LoraBatch]] = {}
-        self._keys: list[np.ndarray[Any, Any]] = []
+        self._trained = trained
+        self._seen: list[StreamTask] = []
 
     def learn(self, tasks: Sequence[StreamTask], file: Path) -> None:
         """Trains a LoRA for each task, one after another."""
+        steps = self._trainer.budget.steps
         for task in tasks:
-            loras = self._trainer.train([task.lora], steps=self._trainer.budget.steps)
-            self._known[task.id] = loras
-            self._keys.append(task.lora.embedding)
-        _save(file, [[(x.a, x.b) for x in self._known[task.id]] for task in tasks])
+            if task.id not in self._trained:
+                self._trained[task.id] = self._trainer.train([task.lora], steps=steps)
+        self._seen += tasks
+        _save(file, [[(x.a, x.b) for x in self._trained[task.id]] for task in tasks])
 
     def load(self, tasks: Sequence[StreamTask], file: Path) -> None:
         """Reads the LoRAs of a stage; those of earlier ones have been read before."""
         for task, pairs in zip(tasks, torch.load(file, weights_only=True), strict=True):
-            self._known[task.id] = [LoraBatch(a=a, b=b) for a, b in pairs]
-            self._keys.append(task.lora.embedding)
+            self._trained[task.id] = [LoraBatch(a=a, b=b) for a, b in pairs]
+        self._seen += tasks
 
     def loras(self, task: StreamTask) -> list[LoraBatch] | None:
         """Returns the LoRA of the task whose description is nearest; None before the first."""
-        if not self._known:
+        if not self._seen:
             return None
-        scores = np.stack(self._keys) @ task.sentence  # (known,)
-        return list(self._known.values())[int(scores.argmax())]
+        known = np.stack([seen.lora.embedding for seen in self._seen])  # (known, embedding)
+        return self._trained[self._seen[int((known @ task.sentence).argmax())].id]
 
 
 class WholeModel:
@@ -269,6 +273,7 @@ class GrowingGenerator:
             config=TrainConfig(
                 steps=budget.steps * len(tasks),
                 learning_rate=budget.learning_rate,
+                warmup=_WARMUP,
                 seed=budget.seed,
                 sampling=Sampling(
                     tasks=max(2, budget.rows // _SEQUENCES_A_TASK),
