@@ -49,6 +49,7 @@ from hyperplug.hypernet.generate import load_fitting, vocabulary_for
 from hyperplug.hypernet.loading import load_frozen, load_tokenizer, pick_device, pick_dtype
 from hyperplug.hypernet.losses import AnswerLoss
 from hyperplug.hypernet.model import LoraBatch
+from hyperplug.hypernet.options import DEFAULT_KEEP_STRENGTH, EXTENDING_RATE
 from hyperplug.hypernet.states import LowerStates, keep_states
 
 ARMS = {
@@ -81,13 +82,13 @@ class StreamOptions:
     trained: int = 24
     asked: int = 4
     max_tokens: int = 72
-    keep_strength: float = 10.0
+    keep_strength: float = DEFAULT_KEEP_STRENGTH
     replay: int = 4
     rank: int = 16
     scale: float = 2.0
     lora_rate: float = 2e-3
     model_rate: float = 2e-5
-    generator_rate: float = 2e-3
+    generator_rate: float = EXTENDING_RATE
     seed: int = 0
     device: str = "auto"
 

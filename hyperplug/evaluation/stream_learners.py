@@ -32,7 +32,7 @@ from hyperplug.hypernet.train import TrainConfig, Trainer
 
 _SEQUENCES_A_TASK = 2  # of a hypernetwork's step
 _GRADIENT_NORM = 1.0
-_WARMUP = 0.1  # of a stage: the default is made for thousands of steps
+_WARMUP = 0.1  # as `train-hypernet --extend` has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

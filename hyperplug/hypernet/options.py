@@ -10,7 +10,10 @@ from hyperplug.errors import ConfigError
 from hyperplug.hypernet.prepare import DEFAULT_MODULES
 
 DEFAULT_MINUTES = 90.0
-DEFAULT_KEEP_STRENGTH = 10.0
+# From trained weights the rate of fresh ones breaks more in its first steps than the penalty mends.
+DEFAULT_RATE = 2e-3
+EXTENDING_RATE = 2e-4
+DEFAULT_KEEP_STRENGTH = 100.0
 # A Text-to-LoRA network of the paper's sizes L, M or S, or of about our own's parameters.
 NETWORKS = (
     "hypernet",
@@ -106,6 +109,7 @@ class TrainingOptions(CorpusOptions):
         steps: end after so many optimizer steps; None for no limit.
         minutes: end after so much training time; None for no limit, or for
             `DEFAULT_MINUTES` if `steps` is None too.
+        learning_rate: None for `DEFAULT_RATE`, or `EXTENDING_RATE` when extending.
         top_layers: how many of the last layers to adapt; 0 for all. The lower ones need
             no backward pass, and their output is kept.
         modules: last parts of the names of the projections to adapt.
@@ -130,7 +134,7 @@ class TrainingOptions(CorpusOptions):
     network: str = "hypernet"
     steps: int | None = None
     minutes: float | None = None
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     scale: float = 2.0
     top_layers: int = 12
     modules: tuple[str, ...] = DEFAULT_MODULES

@@ -32,6 +32,8 @@ from hyperplug.hypernet.model import HypernetConfig
 from hyperplug.hypernet.networks import NetworkConfig, count_parameters
 from hyperplug.hypernet.options import (
     DEFAULT_MINUTES,
+    DEFAULT_RATE,
+    EXTENDING_RATE,
     TrainingOptions,
     check_options,
     unwritable,
@@ -44,6 +46,7 @@ from hyperplug.hypernet.train import Report, TrainConfig, Trainer
 from hyperplug.hypernet.workers import join_workers, own_device
 
 _UNLIMITED_STEPS = 10**6
+_EXTENDING_WARMUP = 0.1  # extensions are short
 # So many tasks tell how long the sequences of a corpus are.
 _SAMPLED = 32
 # Compiling takes some minutes; a shorter run is over before it has paid.
@@ -186,12 +189,14 @@ def _lower_states(
 def _train_config(options: TrainingOptions) -> TrainConfig:
     unlimited = options.steps is None and options.minutes is None
     ours = options.network == "hypernet"
+    extending = options.extend is not None
     sampling = Sampling(tasks=options.tasks_per_step, sequences=options.sequences_per_task)
     config = TrainConfig(
         steps=options.steps or _UNLIMITED_STEPS,
         minutes=DEFAULT_MINUTES if unlimited else options.minutes or 0.0,
         seed=options.seed,
-        learning_rate=options.learning_rate,
+        learning_rate=options.learning_rate or (EXTENDING_RATE if extending else DEFAULT_RATE),
+        warmup=_EXTENDING_WARMUP if extending else TrainConfig().warmup,
         # Text-to-LoRA has no static part to train alone, and dropout instead of noise.
         sampling=sampling if ours else replace(sampling, static_only=0.0, with_examples=0.0),
         noise=TrainConfig().noise if ours else 0.0,

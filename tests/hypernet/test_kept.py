@@ -77,6 +77,7 @@ def test_a_checkpoint_is_extended_in_its_shape(options: TrainingOptions, base: B
     new, old = train(options, base, recorder), load_checkpoint(options.extend or Path())
     assert new.network.config == old.network.config
     assert new.training["extends"]["fingerprint"] == old.fingerprint != new.fingerprint
+    assert new.training["recipe"]["learning_rate"] == 2e-4
     assert any("for 12 descriptions of its training" in line for line in recorder.lines)
 
 
