@@ -35,7 +35,6 @@ _HELD_BACK_SHARE = 0.25
 _MAX_HELD_BACK = 32
 _ROWS = 8
 _LOOKS = 10
-_PATIENCE = 4  # looks without progress, after which the run ends
 _WARMUP_STEPS = 3
 _STATES_BYTES = 2**30
 _SAVE_SECONDS = 15.0
@@ -50,12 +49,14 @@ class RefineRecipe:
         seconds: at most so long; None for no limit.
         learning_rate: of Adam; it falls to zero over the steps.
         seed: which examples are held back, and their order.
+        patience: looks at the held-back examples without progress, after which the run ends.
     """
 
     steps: int = 40
     seconds: float | None = None
     learning_rate: float = 5e-4
     seed: int = 0
+    patience: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,7 +371,7 @@ class _Run:
     def goes_on(self) -> bool:
         """Returns whether another step is due."""
         late = self._recipe.seconds is not None and self.seconds > self._recipe.seconds
-        return self.step < self._recipe.steps and self._idle < _PATIENCE and not late
+        return self.step < self._recipe.steps and self._idle < self._recipe.patience and not late
 
     def update(self, loss: Tensor) -> None:
         """Takes a step down the loss."""

@@ -1,4 +1,4 @@
-"""The edge cases of docs/edge-cases.md that the registry answers for: a short test each.
+"""The edge cases of docs/edge-cases.md: a short test each.
 
 Longer tests of the same stand beside the code that they are about.
 """

@@ -6,9 +6,10 @@ seconds.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from hyperplug.registry import Registry, open_registry
 from tests.adapters.samples import BASE, MODULES, weights
 
 OpenRegistry = Callable[..., Registry]
+# Runs a check, which gets a server, against one on the registry; options as `front_end` has them.
+Serve = Callable[..., None]
 
 
 class LetterEmbedder:
@@ -98,3 +101,21 @@ def open_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenR
 def registry(open_tiny: OpenRegistry) -> Registry:
     """An empty registry."""
     return open_tiny()
+
+
+@pytest.fixture
+def serve(registry: Registry) -> Serve:
+    """Serves the registry by the real middleware, on an engine that keeps vLLM's rules."""
+    from tests.edge_cases.engine import VllmRules
+    from tests.integrations.vllm.front import front_end
+
+    def run(check: Callable[[Any], Awaitable[None]], **options: Any) -> None:
+        async def inner() -> None:
+            client = options.pop("client", None) or VllmRules()
+            async with front_end(registry, client=client, **options) as server:
+                await check(server)
+            assert not client.taken_away
+
+        asyncio.run(inner())
+
+    return run

@@ -6,7 +6,6 @@ which all were found. vLLM's objects are untyped here and leave as values of our
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -166,11 +165,23 @@ class Engine:
             raise RuntimeError("the engine did not take the adapter")
         self._models.lora_requests[name] = request
 
-    async def remove(self, adapter: Adapter) -> None:
-        """Takes the adapter off the list and out of the engine; a dead engine is no error."""
+    async def remove(self, adapter: Adapter) -> bool:
+        """Takes the adapter off the list and out of the engine; a dead engine is no error.
+
+        Returns whether the engine answered, hence surely holds nothing of it.
+        """
         self.forget(adapter)
-        with contextlib.suppress(Exception):
+        try:
             await self._client.remove_lora(adapter.id)
+        except Exception:  # whatever it is, there is nothing else to do
+            return False
+        return True
+
+    def list_again(self, adapter: Adapter) -> None:
+        """Lists a loaded adapter if it is not: clients may unload it where vLLM lets them."""
+        name = self.served_name(adapter)
+        if name not in self._models.lora_requests:
+            self._models.lora_requests[name] = lora_request(adapter, name=name)
 
     def forget(self, adapter: Adapter) -> None:
         """Takes the adapter off the front end's list at once."""

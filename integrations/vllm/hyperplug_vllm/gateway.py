@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +22,8 @@ from hyperplug_vllm.compat import LOGGER_NAME, Engine, ServerFlags
 from hyperplug_vllm.listing import listing
 from hyperplug_vllm.live import LiveAdapters
 from hyperplug_vllm.lookups import Found, Lookups
+from hyperplug_vllm.metrics import Outcome, metrics
+from hyperplug_vllm.observation import Observation
 from hyperplug_vllm.request_options import read_options
 from hyperplug_vllm.settings import ServingSettings
 from hyperplug_vllm.targets import (
@@ -88,6 +89,7 @@ class Gateway:
 
     def connect(self, engine: Engine) -> None:
         """Takes the running engine; until then no request is served."""
+        metrics()  # from now on, all of them are there
         room = self._flags.max_cpu_loras - engine.static_count
         self._live = LiveAdapters(engine, limit=max(1, self.serving.max_live or room))
         self._engine = engine
@@ -156,7 +158,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def serving_target(
-        self, target: Target, *, namespace: str | None = None
+        self, target: Target, *, namespace: str | None = None, observation: Observation
     ) -> AsyncIterator[Served | None]:
         """Holds what serves a target for as long as its request runs.
 
@@ -164,14 +166,18 @@ class Gateway:
 
         Args:
             namespace: the tenant who asks; None for the server's own.
+            observation: is told what was decided and loaded.
 
         Raises:
             HyperplugError: if the target cannot be served.
         """
+        observation.named_by = target.kind
         found = await self._find(target, self.lookups_of(namespace))
         if found is None:
+            observation.outcome = Outcome.PASSED
             yield None
             return
+        observation.found(found)
         adapter = found.resolution.adapter
         if adapter is None:
             headers = response_headers(found.resolution, load_ms=0.0, stale=found.stale)
@@ -188,6 +194,7 @@ class Gateway:
                 hint=f"start it with --max-lora-rank {adapter.rank} or more",
             )
         load_ms = await self.live.acquire(adapter)
+        observation.load_ms = load_ms
         if load_ms:
             self.lookups.library.used(adapter)
         try:
@@ -198,10 +205,9 @@ class Gateway:
             self.live.release(adapter)
 
     async def _find(self, target: Target, lookups: Lookups) -> Found | None:
-        started = time.perf_counter()
         recent = lookups.recent(target)
-        # What is not loaded may have lost its folder: the registry looks.
-        if recent is not None and self.live.holds(recent.resolution.adapter):
+        # What is not loaded may have lost its folder: the registry looks, unless it is away.
+        if recent is not None and (recent.stale or self.live.holds(recent.resolution.adapter)):
             return recent
         try:
             found = await lookups.resolve(target)
@@ -215,9 +221,6 @@ class Gateway:
             raise
         if found.stale:
             _log.warning("the registry is out of reach: serving what it last said")
-        milliseconds = (time.perf_counter() - started) * 1000
-        decision = found.resolution.decision
-        _log.debug("%s by %s in %.1f ms", decision.value, target.kind.value, milliseconds)
         return found
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hyperplug.entities import Adapter
 from hyperplug_vllm.answers import LoadError
 from hyperplug_vllm.compat import LOGGER_NAME, Engine
+from hyperplug_vllm.metrics import metrics
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -28,7 +29,7 @@ class LiveAdapters:
 
     The limit is exceeded only while more adapters than that are in use. Everything that
     changes the engine waits for the one before, so that an adapter that comes back is
-    loaded after its removal, not before.
+    loaded after its removal, not before, and many cold ones do not hold up the engine at once.
     """
 
     def __init__(self, engine: Engine, *, limit: int) -> None:
@@ -36,6 +37,8 @@ class LiveAdapters:
         self._engine = engine
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._gate = asyncio.Lock()
+        self._half_loaded: set[int] = set()
+        self._trimming: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,7 +69,9 @@ class LiveAdapters:
         """
         entry = self._entries.setdefault(adapter.id, _Entry(adapter))
         self._entries.move_to_end(adapter.id)
+        metrics().live(len(self._entries))
         if entry.loaded:
+            self._engine.list_again(entry.adapter)
             entry.users += 1
             return 0.0
         if entry.loading is None:
@@ -86,24 +91,43 @@ class LiveAdapters:
         entry = self._entries.get(adapter.id)
         if entry is not None:
             entry.users -= 1
+        if len(self._entries) > self.limit and (self._trimming is None or self._trimming.done()):
+            self._trimming = asyncio.create_task(self._trim())
+
+    async def _trim(self) -> None:
+        async with self._gate:
+            await self._make_room()
 
     async def _load(self, entry: _Entry) -> None:
         async with self._gate:
             await self._make_room()
+            started = time.perf_counter()
             try:
+                await self._clear(entry.adapter)
                 await self._engine.add(entry.adapter)
             except BaseException as exc:
                 # A failed load leaves its id registered, and the next load of that id
                 # would "succeed" with half-written weights.
                 self._entries.pop(entry.adapter.id, None)
-                await self._engine.remove(entry.adapter)
+                metrics().live(len(self._entries))
+                self._half_loaded.add(entry.adapter.id)
+                if await self._engine.remove(entry.adapter):
+                    self._half_loaded.discard(entry.adapter.id)
                 _log.error("adapter %s did not load: %s", _shown(entry.adapter), exc)
                 raise LoadError(
                     f"adapter {entry.adapter.name} could not be loaded by vLLM",
                     hint="see the server's log; the base model is unaffected",
                 ) from exc
             entry.loaded = True
+            metrics().loaded(time.perf_counter() - started)
             _log.info("loaded adapter %s", _shown(entry.adapter))
+
+    async def _clear(self, adapter: Adapter) -> None:
+        """Takes away what a failed load left behind when the engine did not answer."""
+        if adapter.id in self._half_loaded:
+            if not await self._engine.remove(adapter):
+                raise RuntimeError("what is left of its last load cannot be removed")
+            self._half_loaded.discard(adapter.id)
 
     async def _make_room(self) -> None:
         while len(self._entries) > self.limit:
@@ -111,6 +135,8 @@ class LiveAdapters:
             if idle is None:
                 return
             del self._entries[idle.adapter.id]
+            metrics().evicted()
+            metrics().live(len(self._entries))
             await self._engine.remove(idle.adapter)
             _log.info("unloaded adapter %s", _shown(idle.adapter))
 

@@ -11,11 +11,12 @@ from typing import TypeVar
 
 from hyperplug.adapters.library import Library
 from hyperplug.entities import Decision, OnNovel, Resolution, Timings
-from hyperplug.errors import RegistryError
+from hyperplug.errors import NotFoundError, RegistryError
 from hyperplug.naming import split_alias_name
 from hyperplug.registry import Registry
 from hyperplug_vllm.answers import BusyError
 from hyperplug_vllm.limits import Allowance
+from hyperplug_vllm.metrics import metrics
 from hyperplug_vllm.recent import RecentResolutions
 from hyperplug_vllm.request_options import RequestOptions
 from hyperplug_vllm.targets import Target, TargetKind
@@ -88,6 +89,7 @@ class Lookups:
             TaskNotFoundError: for a task name that is not registered.
             HyperplugError: whatever else `Registry.resolve` raises.
         """
+        self._recent.check_known(_key(target))
         try:
             resolution = await self._once(target)
         except RegistryError:
@@ -103,8 +105,11 @@ class Lookups:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._names, function, self._registry)
 
-    async def work(self, function: Callable[[Registry], T]) -> T:
+    async def work(self, function: Callable[[Registry], T], *, writes: bool = False) -> T:
         """Returns `function(registry)`, run in one of the threads for texts.
+
+        Args:
+            writes: whether it writes, so that what it wrote has to be seen at once.
 
         Raises:
             BusyError: if too many lookups are waiting.
@@ -117,6 +122,8 @@ class Lookups:
             return await loop.run_in_executor(self._texts, function, self._registry)
         finally:
             self._working -= 1
+            if writes:
+                self._recent.forget()
 
     def close(self) -> None:
         """Ends the threads once they are idle, and the connection to the store."""
@@ -136,6 +143,7 @@ class Lookups:
             loop = asyncio.get_running_loop()
             flight = loop.run_in_executor(pool, self._resolve, target)
             self._flights[key] = flight
+            metrics().lookup_began()
             flight.add_done_callback(lambda done: self._land(key, done))
         # Shielded: one client that leaves must not end the lookup others wait for.
         try:
@@ -146,26 +154,36 @@ class Lookups:
             ) from exc
 
     def _resolve(self, target: Target) -> Resolution:
-        pair = split_alias_name(target.text)
+        epoch = self._recent.epoch
+        try:
+            resolution = self._looked_up(target)
+        except NotFoundError as exc:
+            if target.kind is not TargetKind.TEXT:
+                self._recent.put_unknown(_key(target), exc, epoch=epoch)
+            raise
+        if resolution.decision is not Decision.NOVEL:  # the next time it is none
+            kept = replace(resolution, timings=Timings())
+            self._recent.put((_key(target), target.options), kept, epoch=epoch)
+        return resolution
+
+    def _looked_up(self, target: Target) -> Resolution:
+        pair, options = split_alias_name(target.text), target.options
         if target.kind is TargetKind.TASK or pair:
             # An unknown name is no description.
             self._registry.get_task(pair[0] if pair else target.text)
-        options, epoch = target.options, self._recent.epoch
-        resolution = self._registry.resolve(
+        return self._registry.resolve(
             target.text,
             on_novel=options.on_novel or self._on_novel,
             min_score=self._min_score if options.min_score is None else options.min_score,
             examples=options.examples,
         )
-        if resolution.decision is not Decision.NOVEL:  # the next time it is none
-            kept = replace(resolution, timings=Timings())
-            self._recent.put((_key(target), options), kept, epoch=epoch)
-        return resolution
 
     def _land(self, key: _Flight, flight: asyncio.Future[Resolution]) -> None:
         self._flights.pop(key, None)
-        if not flight.cancelled():
-            flight.exception()  # seen, even if every waiter has left
+        metrics().lookup_ended()
+        # The exception is seen, even if every waiter has left.
+        if not flight.cancelled() and flight.exception() is None:
+            metrics().looked_up(flight.result().timings)
 
     def _remember(self, target: Target, resolution: Resolution) -> None:
         self._remembered[_key(target)] = resolution

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple
 
-from hyperplug.errors import ConfigError, HyperplugError, InvalidDescriptionError
+from hyperplug.errors import (
+    ConfigError,
+    HyperplugError,
+    InvalidDescriptionError,
+    NotFoundError,
+    ServerError,
+)
 from hyperplug_vllm.answers import failure
 from hyperplug_vllm.asgi import (
     App,
@@ -26,6 +33,8 @@ from hyperplug_vllm.asgi import (
 from hyperplug_vllm.compat import LOGGER_NAME
 from hyperplug_vllm.gateway import Gateway, Served, unknown_model
 from hyperplug_vllm.listing import PATH as MODELS
+from hyperplug_vllm.metrics import metrics
+from hyperplug_vllm.observation import Observation
 from hyperplug_vllm.request_options import FIELD, read_options, system_prompt
 from hyperplug_vllm.targets import HEADER, body_for_vllm, parse_body
 from hyperplug_vllm.tenants import NAMESPACE
@@ -44,6 +53,11 @@ PATHS = frozenset(
         "/v1/messages/count_tokens",
         "/v1/responses",
     }
+)
+# vLLM's own: they load what any path or the hub holds, and unload what others use.
+_FOR_ALL = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+_CLOSED = NotFoundError(
+    "this route is closed on a server with several tenants", hint="see /v1/hyperplug/tasks"
 )
 # Bodies above this are parsed in a thread: a megabyte of JSON takes about 10 ms.
 _INLINE_BYTES = 262_144
@@ -73,6 +87,8 @@ class TaskMiddleware:
         if path_of(scope) not in PATHS:
             if header_values(scope, HEADER):  # rather an error than an answer of the bare base
                 await _refuse(scope, send, _NOT_HERE)
+            elif self._gateway.keys is not None and path_of(scope) in _FOR_ALL:
+                await _refuse(scope, send, _CLOSED)
             elif self._gateway.keys is not None:
                 await self._pass_on(scope, receive, send)
             else:
@@ -82,15 +98,23 @@ class TaskMiddleware:
         if body is None:  # the client has left
             return
         content = await _off_loop_if_large(len(body), parse_body, body)
+        observation = Observation(scope)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                served = await self._served(stack, scope, content)
+                with observation:
+                    served = await self._served(stack, scope, content, observation=observation)
             except HyperplugError as exc:
                 await _refuse(scope, send, exc)
+                return
+            except Exception as exc:
+                metrics().failed(exc)
+                await _tell(scope, send, _unexpected(exc))
                 return
             if content is None or (served is None and FIELD not in content):
                 await self._app(scope, replaying(body, receive), send)
                 return
+            if served is not None:
+                scope = observation.linked(scope)
             await self._forward(scope, receive, send, content, served, size_bytes=len(body))
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,23 +166,34 @@ class TaskMiddleware:
         return [(b"x-hyperplug-prompt-tokens-saved", str(saved).encode())]
 
     async def _served(
-        self, stack: contextlib.AsyncExitStack, scope: Scope, content: dict[str, Any] | None
+        self,
+        stack: contextlib.AsyncExitStack,
+        scope: Scope,
+        content: dict[str, Any] | None,
+        *,
+        observation: Observation,
     ) -> Served | None:
         """Returns what serves the request, held until `stack` closes; None for vLLM alone."""
-        if content is None:
-            return None
-        headers = header_values(scope, HEADER)
-        if len(headers) > 1:
-            raise InvalidDescriptionError(
-                "the request has several X-Hyperplug-Task headers", hint="send one"
-            )
-        target = self._gateway.target(headers[0] if headers else None, content)
+        target = None
+        if content is not None:
+            target = self._gateway.target(_task_header(scope), content)
         if target is None:
+            observation.outcome = None
             return None
-        namespace = scope.get(NAMESPACE)
         return await stack.enter_async_context(
-            self._gateway.serving_target(target, namespace=namespace)
+            self._gateway.serving_target(
+                target, namespace=scope.get(NAMESPACE), observation=observation
+            )
         )
+
+
+def _task_header(scope: Scope) -> bytes | None:
+    headers = header_values(scope, HEADER)
+    if len(headers) > 1:
+        raise InvalidDescriptionError(
+            "the request has several X-Hyperplug-Task headers", hint="send one"
+        )
+    return headers[0] if headers else None
 
 
 async def _off_loop_if_large(
@@ -169,7 +204,19 @@ async def _off_loop_if_large(
     return await asyncio.to_thread(function, *arguments)
 
 
+def _unexpected(error: Exception) -> ServerError:
+    """Returns what a client is told of a fault of ours. What it says may quote a request."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("unexpected %s while looking a task up:\n%s", type(error).__name__, where)
+    return ServerError(type(error).__name__)
+
+
 async def _refuse(scope: Scope, send: Send, error: HyperplugError) -> None:
+    metrics().failed(error)
+    await _tell(scope, send, error)
+
+
+async def _tell(scope: Scope, send: Send, error: HyperplugError) -> None:
     told = failure(error)
     if told.status >= 500:
         _log.error("%s: %s", type(error).__name__, error)

@@ -82,6 +82,7 @@ def prepare(flags: compat.ServerFlags) -> Gateway:
     _warn(flags)
     folder = compat.served_folder(flags.model, revision=flags.revision)
     serving = read_settings(flags.additional, base=str(folder))
+    _warn_of_room(flags, serving)
     keys = read_keys(serving.keys) if serving.keys is not None else None
     registry = open_registry(settings=serving.settings)
     try:
@@ -135,6 +136,17 @@ def _warm_up(registry: Registry, serving: ServingSettings, flags: compat.ServerF
             hint=f"add the flag: --max-lora-rank {enough}",
         )
     return base
+
+
+def _warn_of_room(flags: compat.ServerFlags, serving: ServingSettings) -> None:
+    if (serving.max_live or 0) > flags.max_cpu_loras:
+        _log.warning(
+            "max_live is %d, but vLLM holds %d adapters and reads the others from the disk while "
+            "it serves (better: --max-cpu-loras %d)",
+            serving.max_live,
+            flags.max_cpu_loras,
+            serving.max_live,
+        )
 
 
 def _warn(flags: compat.ServerFlags) -> None:

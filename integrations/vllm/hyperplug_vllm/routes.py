@@ -16,6 +16,8 @@ from hyperplug.registry import Registry
 from hyperplug_vllm.answers import failure
 from hyperplug_vllm.gateway import Gateway
 from hyperplug_vllm.lookups import Lookups
+from hyperplug_vllm.metrics import Outcome, metrics
+from hyperplug_vllm.observation import Observation
 from hyperplug_vllm.request_options import FIELD, read_options
 from hyperplug_vllm.targets import Target, TargetKind, named_target, parse_body
 from hyperplug_vllm.tenants import NAMESPACE, namespace_of
@@ -111,7 +113,8 @@ class Routes:
                 tags=tags,
                 generate=generates is True,
                 check=False,
-            )
+            ),
+            writes=True,
         )
         shown = None if adapter is None else _shown_adapter(adapter)
         return JSONResponse({**_shown(task), "adapter": shown})
@@ -153,7 +156,8 @@ class Routes:
         examples = read_options({FIELD: {"examples": content.get("examples")}}).examples
         self._lookups(request).allowance.take()
         adapter = await self._lookups(request).work(
-            lambda registry: registry.generate_for(description, examples=examples, check=False)
+            lambda registry: registry.generate_for(description, examples=examples, check=False),
+            writes=True,
         )
         return JSONResponse(_shown_adapter(adapter))
 
@@ -172,9 +176,13 @@ class Routes:
         for name in names:
             target = replace(named_target(name), kind=TargetKind.TASK)
             namespace = request.scope.get(NAMESPACE)
-            async with self._gateway.serving_target(target, namespace=namespace) as served:
-                if served is not None:
-                    loaded.append({"task": name, "model": served.model})
+            with Observation(request.scope, outcome=Outcome.TOLD) as observation:
+                serving = self._gateway.serving_target(
+                    target, namespace=namespace, observation=observation
+                )
+                async with serving as served:
+                    if served is not None:
+                        loaded.append({"task": name, "model": served.model})
         return JSONResponse({"object": "list", "data": loaded})
 
     def _lookups(self, request: Request) -> Lookups:
@@ -187,7 +195,9 @@ class Routes:
     async def resolve(self, request: Request) -> Response:
         """Answers what would serve `{"text": "a name or a description"}`, generating it."""
         text = _string(await _object(request), "text")
-        found = await self._lookups(request).resolve(Target(kind=TargetKind.TEXT, text=text))
+        with Observation(request.scope, outcome=Outcome.TOLD) as observation:
+            found = await self._lookups(request).resolve(Target(kind=TargetKind.TEXT, text=text))
+            observation.found(found)
         resolution = found.resolution
         return JSONResponse(
             {
@@ -249,6 +259,7 @@ def _telling(handler: _Handler) -> _Handler:
         try:
             return await handler(request)
         except HyperplugError as exc:
+            metrics().failed(exc)
             told = failure(exc)
             return Response(
                 told.body(request.url.path),
@@ -256,6 +267,9 @@ def _telling(handler: _Handler) -> _Handler:
                 media_type="application/json",
                 headers={name.decode(): value.decode() for name, value in told.headers},
             )
+        except Exception as exc:
+            metrics().failed(exc)
+            raise
 
     told.__doc__ = handler.__doc__
     told.__name__ = handler.__name__

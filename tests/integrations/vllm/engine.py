@@ -42,6 +42,13 @@ class Client:
             return True
         return False
 
+    async def run(self, request: Any) -> str | None:
+        """Answers one request with an adapter, or with the base for None.
+
+        Returns the digest of the weights that answered, where an engine reads any.
+        """
+        return None
+
 
 def serving_models() -> Any:
     """Returns what stands for vLLM's `OpenAIServingModels`, with one static adapter."""
@@ -52,7 +59,7 @@ def serving_models() -> Any:
     )
 
 
-def make_engine() -> tuple[Engine, Client, Any]:
+def make_engine(client: Client | None = None) -> tuple[Engine, Client, Any]:
     """Returns an engine with its client and models."""
-    client, models = Client(), serving_models()
+    client, models = client or Client(), serving_models()
     return Engine(client, models), client, models

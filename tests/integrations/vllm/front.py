@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from hyperplug_vllm.compat import ServerFlags
 from hyperplug_vllm.gateway import Gateway
 from hyperplug_vllm.lookups import Lookups
-from hyperplug_vllm.middleware import TaskMiddleware
+from hyperplug_vllm.middleware import PATHS, TaskMiddleware
 from hyperplug_vllm.routes import add_routes
 from hyperplug_vllm.settings import ServingSettings
 from hyperplug_vllm.tenants import Keys, TenantMiddleware
@@ -23,6 +23,14 @@ from hyperplug.registry import Registry
 from tests.integrations.vllm.engine import BASE, Client, make_engine
 
 CHAT = "/v1/chat/completions"
+# Of vLLM's other routes: some take a `model` too, and not all are guarded by its key.
+OTHER_PATHS = (
+    "/v1/embeddings",
+    "/tokenize",
+    "/invocations",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+)
 FLAGS = ServerFlags(
     model="unused",
     revision=None,
@@ -42,6 +50,7 @@ class Server:
     http: httpx.AsyncClient
     client: Client
     gateway: Gateway
+    app: FastAPI
 
     async def ask(self, model: object, *, path: str = CHAT, **options: Any) -> httpx.Response:
         body = {"messages": [], "model": model}
@@ -50,18 +59,27 @@ class Server:
 
 @asynccontextmanager
 async def front_end(
-    registry: Registry, *, keys: Keys | None = None, novel_per_minute: int = 10_000, **flags: Any
+    registry: Registry,
+    *,
+    keys: Keys | None = None,
+    novel_per_minute: int = 10_000,
+    on_novel: OnNovel = OnNovel.GENERATE,
+    client: Client | None = None,
+    **flags: Any,
 ) -> AsyncIterator[Server]:
     """Yields a server on the registry, with as many tenants as there are in `keys`."""
-    serving = ServingSettings(settings=registry.settings)
+    serving = ServingSettings(settings=registry.settings, on_novel=on_novel)
+    opened: list[Lookups] = []
 
     def lookups_of(namespace: str) -> Lookups:
-        return Lookups(
+        lookups = Lookups(
             registry.for_namespace(namespace),
-            on_novel=OnNovel.GENERATE,
+            on_novel=on_novel,
             min_score=None,
             novel_per_minute=novel_per_minute,
         )
+        opened.append(lookups)
+        return lookups
 
     namespaces = keys.namespaces if keys is not None else frozenset()
     gateway = Gateway(
@@ -73,7 +91,7 @@ async def front_end(
         keys=keys,
         others={name: lookups_of(name) for name in namespaces - {registry.namespace}},
     )
-    engine, client, models = make_engine()
+    engine, client, models = make_engine(client)
     gateway.connect(engine)
     app = FastAPI()
 
@@ -83,9 +101,21 @@ async def front_end(
         if model not in models.lora_requests and model != BASE:
             return JSONResponse({"error": {"message": "vLLM knows no such model"}}, 404)
         assert int(request.headers["content-length"]) == len(await request.body())
+        request_of_lora = models.lora_requests.get(model)
+
+        async def chunks() -> AsyncIterator[str]:
+            yield "data: 0\n\n"
+            await client.run(request_of_lora)
+            for number in (1, 2):
+                yield f"data: {number}\n\n"
+
         if content.get("stream"):
-            return StreamingResponse((f"data: {n}\n\n" for n in range(3)), headers={"x-own": "1"})
-        return JSONResponse({"model": model, "content": content})
+            return StreamingResponse(chunks(), headers={"x-own": "1"})
+        weights = await client.run(request_of_lora)
+        headers = dict(request.headers)
+        return JSONResponse(
+            {"model": model, "content": content, "headers": headers, "weights": weights}
+        )
 
     async def listed() -> Any:
         return {"object": "list", "data": [{"id": name} for name in (BASE, *models.lora_requests)]}
@@ -95,15 +125,19 @@ async def front_end(
 
     app.add_api_route("/v1/models", listed)
     app.add_api_route("/v1/models/{name:path}", one)
-    for path in (CHAT, "/v1/messages", "/v1/embeddings"):
+    for path in (*sorted(PATHS), *OTHER_PATHS):
         app.add_api_route(path, answer, methods=["POST"], response_model=None)
     app.add_middleware(TaskMiddleware, gateway=gateway)
     if keys is not None:
         app.add_middleware(TenantMiddleware, keys=keys)
     add_routes(app, gateway)
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        yield Server(http=http, client=client, gateway=gateway)
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            yield Server(http=http, client=client, gateway=gateway, app=app)
+    finally:
+        for lookups in opened:
+            lookups.close()
     assert all(not entry.users for entry in gateway.live._entries.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ from tests.integrations.vllm.conftest import (
     SENTIMENT,
     SENTIMENT_TEXT,
 )
+from tests.integrations.vllm.traces import Collector, collector
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -50,12 +52,22 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="module")
-def server(registry: Registry) -> Iterator[ServerProcess]:
+def traces() -> Iterator[Collector]:
+    """Takes the spans that the server exports."""
+    with collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(registry: Registry, traces: Collector) -> Iterator[ServerProcess]:
     """The server, started as `hyperplug serve` starts it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "2")
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         arguments = ["--api-key", KEY, "--max-model-len", "1024", "--dtype", "float32"]
+        arguments += ["--otlp-traces-endpoint", traces.endpoint]
         log = registry.settings.home / "server.log"
         with launch(None, arguments, settings=registry.settings, log=log) as started:
             yield started
@@ -252,10 +264,66 @@ def test_errors_are_clear_and_the_server_goes_on(http: httpx.Client, server: Ser
     assert _answer(_chat(http, server.base_name))
 
 
+def _metric(server: ServerProcess, name: str, **labels: str) -> float:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    text = httpx.get(f"{server.base_url}/metrics", timeout=60).text
+    (value,) = (
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    )
+    return float(value)
+
+
+def test_vllms_metrics_have_ours(http: httpx.Client, server: ServerProcess) -> None:
+    series: tuple[tuple[str, dict[str, str], int], ...] = (
+        ("hyperplug_resolutions_total", {"decision": "exact", "outcome": "served"}, 2),
+        ("hyperplug_resolutions_total", {"decision": "none", "outcome": "refused"}, 1),
+        ("hyperplug_resolution_score_count", {"decision": "exact"}, 2),
+        ("hyperplug_errors_total", {"kind": "InvalidDescriptionError"}, 1),
+        ("hyperplug_lookups_in_flight", {}, 0),
+    )
+    before = [_metric(server, name, **labels) for name, labels, _ in series]
+    for model in (SENTIMENT, SENTIMENT, "hyperplug: "):
+        _chat(http, model)
+    for (name, labels, wanted), old in zip(series, before, strict=True):
+        assert _metric(server, name, **labels) == old + wanted, name
+    health = http.get("/v1/hyperplug/health").json()
+    assert _metric(server, "hyperplug_live_adapters") == health["live_adapters"] > 0
+    assert _metric(server, "hyperplug_stage_seconds_count", stage="load") > 0
+
+
+@pytest.mark.parametrize("brought", [None, "4bf92f3577b34da6a3ce929d0e0e4736"])
+def test_our_spans_and_vllms_stand_in_one_trace(
+    http: httpx.Client, server: ServerProcess, traces: Collector, brought: str | None
+) -> None:
+    request = f"trace-test-{brought}"
+    headers = {"X-Request-Id": request}
+    if brought is not None:
+        headers["traceparent"] = f"00-{brought}-00f067aa0ba902b7-01"
+    answered = _chat(http, f"hyperplug:{PARAPHRASE}", headers=headers)
+    assert request in answered.json()["id"]
+    assert server.log is not None
+    (line,) = re.findall(f"resolution .* request={request} .*", server.log.read_text("utf-8"))
+    trace_id = line.rpartition(" trace=")[2]
+    assert brought in (None, trace_id)
+    spans = traces.of_trace(trace_id, names={"hyperplug.resolve", "llm_request"})
+    ours, theirs = spans["hyperplug.resolve"], spans["llm_request"]
+    if brought is None:
+        assert theirs.parent_span_id == ours.span_id
+    else:
+        assert theirs.parent_span_id.hex() == ours.parent_span_id.hex() == "00f067aa0ba902b7"
+    ids = [a.value.string_value for a in theirs.attributes if a.key == "gen_ai.request.id"]
+    assert len(ids) == 1 and request in ids[0]
+
+
 def test_no_request_text_in_the_log(server: ServerProcess) -> None:
     assert server.log is not None
     log = server.log.read_text("utf-8", errors="replace")
     assert "loaded adapter id" in log
+    assert "resolution outcome=served decision=exact" in log
     for text in (PARAPHRASE, NOVEL, FOREIGN, TWICE, PROMPT, KEY):
         assert text not in log
 
