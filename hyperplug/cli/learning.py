@@ -19,8 +19,10 @@ from hyperplug.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from hyperplug.hypernet.forecast import Forecast
+    from hyperplug.hypernet.tasks import CorpusTask
 
 _PATH = click.Path(path_type=Path)
+_REGISTRY = "registry"
 
 
 def corpus_options(command: Any) -> Any:
@@ -83,10 +85,20 @@ def prepare_tasks(shared: Globals, /, out: Path, as_json: bool, **options: Any) 
 @click.command("train-hypernet")
 @corpus_options
 @click.option("--out", type=_PATH, required=True, metavar="FILE", help="The checkpoint to write.")
+@click.option("--extend", type=_PATH, metavar="FILE", help="Go on from this checkpoint.")
+@click.option(
+    "--keep",
+    type=_PATH,
+    metavar="FILE_OR_DIR",
+    help='Tasks to keep when extending; "registry" for those of the registry.',
+)
+@click.option("--keep-strength", type=float, help="How much they are kept; 0 for not at all.")
+@click.option("--replay", type=int, help="Train again on so many examples of each kept task.")
+@click.option("--new-atoms", type=int, help="Add so many to each projection's dictionary.")
 @click.option("--network", help="What to train: hypernet, or a network to compare it with.")
 @click.option("--steps", type=int, help="End after so many steps.")
 @click.option("--minutes", type=float, help="End after so much training time.")
-@click.option("--learning-rate", type=float)
+@click.option("--learning-rate", type=float, help="A tenth of the usual one with --extend.")
 @click.option("--scale", type=float, help="Multiplier of the adapters.")
 @click.option("--top-layers", type=int, help="Adapt so many of the last layers; 0 for all.")
 @click.option("--module", "modules", multiple=True, help="A projection to adapt; repeatable.")
@@ -120,18 +132,24 @@ def train_hypernet(
     An interrupted run is resumed. Options left out take the values with which the
     shipped checkpoint was trained. If the loss on held-out tasks was lower before the end,
     the weights of then go to a second file, FILE-best.
+
+    With --extend, it learns new tasks and keeps what it made for those that it knows. Give
+    their descriptions with --keep: the checkpoint alone holds less of them.
     """
     from hyperplug.cli.meters import TrainingMeter
     from hyperplug.hypernet.options import TrainingOptions
     from hyperplug.hypernet.recipe import forecast_training
     from hyperplug.hypernet.recipe import train_hypernet as train
 
+    kept: tuple[CorpusTask, ...] = ()
+    if options["extend"] is not None and options["keep"] == Path(_REGISTRY):
+        options["keep"], kept = None, _registered(shared)
     chosen = TrainingOptions(out=out, **_given(options))
     if dry_run:
         _show_forecast(forecast_training(chosen, settings=shared.settings()), as_json=as_json)
         return
     with TrainingMeter() as meter:
-        checkpoint = train(chosen, settings=shared.settings(), progress=meter)
+        checkpoint = train(chosen, settings=shared.settings(), kept=kept, progress=meter)
     if as_json:
         print_json(
             {
@@ -144,6 +162,18 @@ def train_hypernet(
     else:
         click.echo(str(out))
         say(f"Use it with --hypernet {out}, or HYPERPLUG_HYPERNET={out}")
+
+
+def _registered(shared: Globals) -> tuple[CorpusTask, ...]:
+    """Returns the tasks of the registry, as tasks to keep."""
+    from hyperplug.errors import ConfigError
+    from hyperplug.hypernet.kept import kept_task
+
+    with shared.open() as registry:
+        tasks = registry.list_tasks()
+    if not tasks:
+        raise ConfigError("the registry has no tasks to keep", hint="leave out --keep registry")
+    return tuple(kept_task(task.name, task.description, task.examples) for task in tasks)
 
 
 def _show_forecast(needs: Forecast, *, as_json: bool) -> None:

@@ -82,6 +82,7 @@ class LoraGroup:
         losses: the frozen base model with hooks on those projections.
         length: no longer sequences are trained on, unless a task has no shorter ones.
         fixed_length: pad to that length always, for a compiled base model.
+        start: LoRAs of the tasks to go on from, one `LoraBatch` a slot; None for fresh ones.
     """
 
     def __init__(
@@ -94,13 +95,16 @@ class LoraGroup:
         length: int,
         fixed_length: bool = False,
         device: torch.device | None = None,
+        start: Sequence[LoraBatch] | None = None,
     ) -> None:
         self._tasks = tasks
         self._recipe = recipe
         self._losses = losses
         self._length = length if fixed_length else None
-        self._draws = [_draws(task, length=length, seed=recipe.seed) for task in tasks]
+        self._draws = [draws(task, length=length, seed=recipe.seed) for task in tasks]
         self._a, self._b = _initial(tasks, shapes, recipe, device or torch.device("cpu"))
+        if start is not None:
+            self._take(start)
         self._parameters = [*self._a, *self._b]
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0, fused=True
@@ -139,7 +143,7 @@ class LoraGroup:
     def _step(self, number: int) -> float:
         """Returns the step's loss, the mean over the tasks."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self._recipe.learning_rate * self._schedule(number)
+            group["lr"] = self._recipe.learning_rate * schedule(number, steps=self._recipe.steps)
         count = self._recipe.sequences
         sequences = [next(draws) for draws in self._draws for _ in range(count)]
         rows = self._losses(self._loras(), sequences, length=self._length)  # (G * count,)
@@ -150,10 +154,11 @@ class LoraGroup:
         self._optimizer.step()
         return float(losses.detach().mean())
 
-    def _schedule(self, step: int) -> float:
-        """Returns the learning rate's factor: a short rise, then a cosine to zero."""
-        rise = min(1.0, (step + 1) / _WARMUP_STEPS)
-        return rise * 0.5 * (1 + math.cos(math.pi * step / self._recipe.steps))
+    @torch.no_grad()
+    def _take(self, start: Sequence[LoraBatch]) -> None:
+        for a, b, lora in zip(self._a, self._b, start, strict=True):
+            a.copy_(lora.a)
+            b.copy_(lora.b / self._recipe.scale)
 
     @torch.no_grad()
     def _look(self, step: int) -> Tensor:
@@ -212,7 +217,12 @@ def _initial(
     return [x.requires_grad_() for x in a], [x.requires_grad_() for x in b]
 
 
-def _draws(task: LoraTask, *, length: int, seed: int) -> Iterator[TokenSequence]:
+def schedule(step: int, *, steps: int) -> float:
+    """Returns the learning rate's factor: a short rise, then a cosine to zero."""
+    return min(1.0, (step + 1) / _WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def draws(task: LoraTask, *, length: int, seed: int) -> Iterator[TokenSequence]:
     """Yields the task's short enough sequences for ever, in a new order each round."""
     rng = random.Random(f"{seed}/{task.id}/draws")
     pool = [sequence for sequence in task.train if len(sequence) <= length] or list(task.train)

@@ -34,10 +34,10 @@ from hyperplug.hypernet.batches import padded_length
 from hyperplug.hypernet.frozen import FrozenBase, can_compile
 from hyperplug.hypernet.loading import load_frozen, load_tokenizer, pick_device, pick_dtype
 from hyperplug.hypernet.losses import AnswerLoss
+from hyperplug.hypernet.memory import keep_freed_memory
 from hyperplug.hypernet.options import unwritable
 from hyperplug.hypernet.prepare import choose_modules
 from hyperplug.hypernet.states import keep_states
-from hyperplug.hypernet.train import keep_freed_memory
 
 # A group is as long as this share of each task's sequences; padding to the longest of all
 # would cost more than the few that are left out.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from hyperplug.errors import ConfigError
 from hyperplug.hypernet.data import IGNORE, TokenSequence
 from hyperplug.hypernet.encoding import MAX_EXAMPLES, EncodedDescription, EncodedExamples
 
 _LENGTH_STEP = 48
+_REPLAY_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,11 @@ class PreparedTask:
     examples: EncodedExamples
     conditioning: int
     sequences: tuple[TokenSequence, ...]
+
+
+def few_sequences(task: PreparedTask, count: int) -> PreparedTask:
+    """Returns the task with so many sequences to train on at most."""
+    return replace(task, sequences=task.sequences[: task.conditioning + count])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +124,51 @@ class Sampler:
             longer = [other for other in sorted(self._buckets) if other > bucket]
             if longer and len(self._buckets[bucket]) < minimum:
                 self._buckets[longer[0]] += self._buckets.pop(bucket)
+
+
+class ReplaySampler:
+    """Draws steps of which a part is known tasks, trained on again."""
+
+    def __init__(self, new: Sampler, known: Sampler) -> None:
+        self._new = new
+        self._known = known
+
+    def step(self, number: int) -> Step:
+        """Returns the step of that number; the same for the same seed."""
+        new, known = self._new.step(number), self._known.step(number)
+        return Step(
+            descriptions=new.descriptions + known.descriptions,
+            examples=new.examples + known.examples,
+            keep=torch.cat([new.keep, known.keep]),
+            sequences=new.sequences + known.sequences,
+            length=max(new.length, known.length),
+        )
+
+
+def make_sampler(
+    tasks: Sequence[PreparedTask],
+    *,
+    replayed: Sequence[PreparedTask] = (),
+    sampling: Sampling,
+    seed: int,
+) -> Sampler | ReplaySampler:
+    """Returns what draws the steps of a run.
+
+    Args:
+        replayed: known tasks, which get a share of every step's places.
+
+    Raises:
+        ConfigError: if a step has no place for both.
+    """
+    if not replayed:
+        return Sampler(tasks, sampling=sampling, seed=seed)
+    places = max(1, round(_REPLAY_SHARE * sampling.tasks))
+    if places == sampling.tasks:
+        raise ConfigError("a step of one task has no place for replay", hint="--tasks-per-step 2")
+    return ReplaySampler(
+        Sampler(tasks, sampling=replace(sampling, tasks=sampling.tasks - places), seed=seed),
+        Sampler(replayed, sampling=replace(sampling, tasks=places), seed=seed + 1),
+    )
 
 
 def padded_length(size: int) -> int:

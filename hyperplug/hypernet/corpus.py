@@ -8,6 +8,7 @@ from pathlib import Path
 from hyperplug.basemodel import BaseModel, resolve_base
 from hyperplug.config import Settings
 from hyperplug.embedding import Embedder, load_embedder
+from hyperplug.entities import BaseModelSpec
 from hyperplug.errors import ConfigError, TrainingError
 from hyperplug.hypernet.augment import augment
 from hyperplug.hypernet.batches import PreparedTask
@@ -119,13 +120,19 @@ def write_corpus(
     return corpus
 
 
-def _load(options: CorpusOptions, base: BaseModel) -> PreparedCorpus:
-    corpus = load_prepared(options.tasks)
-    if corpus.base_fingerprint != base.spec.fingerprint:
+def load_prepared_for(path: Path, base: BaseModelSpec) -> PreparedCorpus:
+    """Returns prepared tasks. Raises TrainingError if they are for another base model."""
+    corpus = load_prepared(path)
+    if corpus.base_fingerprint != base.fingerprint:
         raise TrainingError(
-            f"{options.tasks} was prepared for another base model than {base.spec.id}",
+            f"{path} was prepared for another base model than {base.id}",
             hint="make it again with: hyperplug prepare-tasks",
         )
+    return corpus
+
+
+def _load(options: CorpusOptions, base: BaseModel) -> PreparedCorpus:
+    corpus = load_prepared_for(options.tasks, base.spec)
     _refuse_other_settings(options, corpus)
     origins = list(dict.fromkeys(_origin(task) for task in corpus.train))
     kept = set(drawn(origins, options.limit_tasks, seed=options.seed))

@@ -138,6 +138,13 @@ def load_fitting(path: Path | None, *, embedder: Embedder, base: BaseModelSpec) 
     """Returns the checkpoint itself; raises as `load_generator`."""
     source = path or shipped_checkpoint()
     checkpoint = load_checkpoint(source)
+    check_base(checkpoint, source, base)
+    check_embedder(checkpoint, source, embedder.id)
+    return checkpoint
+
+
+def check_base(checkpoint: Checkpoint, source: Path, base: BaseModelSpec) -> None:
+    """Raises BaseMismatchError if the checkpoint was trained for another base model."""
     spec = checkpoint.spec
     if spec.base_fingerprint != base.fingerprint:
         raise BaseMismatchError(
@@ -146,13 +153,16 @@ def load_fitting(path: Path | None, *, embedder: Embedder, base: BaseModelSpec) 
             hint="train one with: hyperplug train-hypernet --base "
             f"{base.id}, and give it as --hypernet or HYPERPLUG_HYPERNET",
         )
-    if spec.embedder_id != embedder.id:
+
+
+def check_embedder(checkpoint: Checkpoint, source: Path, embedder_id: str) -> None:
+    """Raises CheckpointError if the checkpoint was trained with another text encoder."""
+    wanted = checkpoint.spec.embedder_id
+    if wanted != embedder_id:
         raise CheckpointError(
-            f"hypernetwork {source.name} reads the text encoder {spec.embedder_id}, "
-            f"not {embedder.id}",
+            f"hypernetwork {source.name} reads the text encoder {wanted}, not {embedder_id}",
             hint="set HYPERPLUG_EMBEDDER to that encoder",
         )
-    return checkpoint
 
 
 def _slots(

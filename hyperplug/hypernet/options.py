@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from hyperplug.errors import ConfigError
 from hyperplug.hypernet.prepare import DEFAULT_MODULES
 
 DEFAULT_MINUTES = 90.0
+# From trained weights the rate of fresh ones breaks more in its first steps than the penalty mends.
+DEFAULT_RATE = 2e-3
+EXTENDING_RATE = 2e-4
+DEFAULT_KEEP_STRENGTH = 100.0
 # A Text-to-LoRA network of the paper's sizes L, M or S, or of about our own's parameters.
 NETWORKS = (
     "hypernet",
@@ -40,7 +44,22 @@ _NOT_NEGATIVE = (
     "save_every",
     "composed",
     "rewordings",
+    "keep_strength",
+    "replay",
+    "new_atoms",
 )
+# What makes the network; one that is extended has it already.
+_SHAPE = (
+    "network",
+    "scale",
+    "top_layers",
+    "modules",
+    "static_rank",
+    "generated_rank",
+    "atoms",
+    "words",
+)
+_OF_EXTENDING = ("keep", "keep_strength", "replay", "new_atoms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +97,19 @@ class TrainingOptions(CorpusOptions):
 
     Attributes:
         out: the checkpoint to write; an interrupted run is resumed from a file beside it.
+        extend: go on from this checkpoint, in its shape ...
+        keep: ... and hold what it makes for the descriptions of these tasks too (a corpus,
+            prepared tasks, or a file that `register-task` reads), besides those that it was
+            trained on: of them it has the sentence vectors alone, which say less.
+        keep_strength: weight of the penalty on what changes for kept descriptions; 0 for
+            none, None for `DEFAULT_KEEP_STRENGTH`.
+        replay: how many examples of each task in `keep` are trained on again.
+        new_atoms: how many atoms to add to every dictionary.
         network: one of `NETWORKS`.
         steps: end after so many optimizer steps; None for no limit.
         minutes: end after so much training time; None for no limit, or for
             `DEFAULT_MINUTES` if `steps` is None too.
+        learning_rate: None for `DEFAULT_RATE`, or `EXTENDING_RATE` when extending.
         top_layers: how many of the last layers to adapt; 0 for all. The lower ones need
             no backward pass, and their output is kept.
         modules: last parts of the names of the projections to adapt.
@@ -98,10 +126,15 @@ class TrainingOptions(CorpusOptions):
     """
 
     out: Path
+    extend: Path | None = None
+    keep: Path | None = None
+    keep_strength: float | None = None
+    replay: int = 0
+    new_atoms: int = 0
     network: str = "hypernet"
     steps: int | None = None
     minutes: float | None = None
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     scale: float = 2.0
     top_layers: int = 12
     modules: tuple[str, ...] = DEFAULT_MODULES
@@ -134,6 +167,7 @@ def check_options(options: CorpusOptions) -> None:
         raise ConfigError(f"in_prompt is {options.in_prompt}", hint="give a share, 0 to 1")
     if isinstance(options, TrainingOptions):
         _check_choices(options)
+        _check_extending(options)
         check_output(options.out)
 
 
@@ -158,6 +192,28 @@ def _check_choices(options: TrainingOptions) -> None:
         raise ConfigError(f"compiled is {options.compiled!r}", hint="give auto, on or off")
     if options.static_rank + options.generated_rank == 0:
         raise ConfigError("both ranks are 0", hint="give --static-rank or --generated-rank")
+
+
+def _check_extending(options: TrainingOptions) -> None:
+    defaults = {field.name: field.default for field in fields(TrainingOptions)}
+    given = {name for name in defaults if getattr(options, name) != defaults[name]}
+    if options.extend is None:
+        for name in filter(given.__contains__, _OF_EXTENDING):
+            raise ConfigError(
+                f"{name} is {getattr(options, name)}, but no checkpoint is extended",
+                hint="name the one to go on from: --extend FILE",
+            )
+        return
+    for name in filter(given.__contains__, _SHAPE):
+        raise ConfigError(
+            f"{name} is {getattr(options, name)}, but {options.extend} has its shape already",
+            hint="leave that option out, or train a new network without --extend",
+        )
+    if options.out.resolve() == options.extend.resolve():
+        raise ConfigError(
+            f"{options.out} is the checkpoint that is extended",
+            hint="name another --out: what is extended stays as it is",
+        )
 
 
 def unwritable(out: Path, exc: OSError) -> ConfigError:

@@ -21,8 +21,7 @@ from hyperplug.hypernet.frozen import layer_index
 from hyperplug.hypernet.words import Vocabulary
 
 DEFAULT_MODULES = ("q_proj", "v_proj", "o_proj", "down_proj")
-_MAX_DESCRIPTIONS = 8
-_MIN_SEQUENCES = 4
+MAX_DESCRIPTIONS = 8
 _WORDINGS_IN_PROMPT = 3
 _TASKS_AT_ONCE = 64
 
@@ -34,6 +33,7 @@ class Preparation:
     Attributes:
         in_prompt: share of the sequences that carry the description in the prompt.
         conditioning: how many examples a task sets aside for the hypernetwork to read.
+        fewest: a task with fewer others is left out.
     """
 
     max_tokens: int
@@ -42,6 +42,7 @@ class Preparation:
     in_prompt: float
     seed: int
     conditioning: int = 8
+    fewest: int = 4
 
 
 def choose_modules(
@@ -91,7 +92,7 @@ def prepare_tasks(
         progress(len(group))
     if not prepared:
         raise TrainingError(
-            f"none of the {len(tasks)} tasks has {_MIN_SEQUENCES} examples within "
+            f"none of the {len(tasks)} tasks has {limits.fewest} examples within "
             f"{limits.max_tokens} tokens",
             hint="raise --max-tokens or give tasks with shorter inputs",
         )
@@ -108,7 +109,7 @@ class _Kept:
 
     @property
     def descriptions(self) -> tuple[str, ...]:
-        return self.task.descriptions[:_MAX_DESCRIPTIONS]
+        return self.task.descriptions[:MAX_DESCRIPTIONS]
 
 
 def _chosen_sequences(
@@ -119,9 +120,9 @@ def _chosen_sequences(
         rng = random.Random(f"{limits.seed}/{task.id}")
         sequences = _sequences(task, tokenizer, limits, rng)
         conditioning = min(limits.conditioning, len(sequences) // 2)
-        if len(sequences) - conditioning < _MIN_SEQUENCES:
+        if len(sequences) - conditioning < limits.fewest:
             continue
-        shown = (task.examples[_index(sequence)] for sequence in sequences[:conditioning])
+        shown = (task.examples[example_index(sequence)] for sequence in sequences[:conditioning])
         kept.append(_Kept(task=task, sequences=tuple(sequences), shown=tuple(shown)))
     return kept
 
@@ -163,7 +164,7 @@ def _sequences(
         return stripped
     wordings = rng.sample(task.descriptions, min(_WORDINGS_IN_PROMPT, len(task.descriptions)))
     told = {
-        (number, _index(sequence)): sequence
+        (number, example_index(sequence)): sequence
         for number, wording in enumerate(wordings)
         for sequence in tokenise(tokenizer, task, description=wording, **sizes)
     }
@@ -173,10 +174,10 @@ def _sequences(
         if fitting and rng.random() < limits.in_prompt:
             chosen.append(rng.choice(fitting))
         elif limits.in_prompt < 1:
-            chosen += [s for s in stripped if _index(s) == index]
+            chosen += [s for s in stripped if example_index(s) == index]
     return chosen
 
 
-def _index(sequence: TokenSequence) -> int:
+def example_index(sequence: TokenSequence) -> int:
     """Returns which of its task's examples a sequence is."""
     return int(sequence.key.rsplit("/", 1)[1].split("#")[0])

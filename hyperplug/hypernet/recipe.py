@@ -6,7 +6,7 @@ The defaults are those with which the checkpoint that comes with hyperplug was t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +22,18 @@ from hyperplug.errors import TrainingError
 from hyperplug.hypernet.batches import Sampling
 from hyperplug.hypernet.checkpoint import Checkpoint, load_checkpoint
 from hyperplug.hypernet.corpus import PreparationProgress, prepare_corpus
+from hyperplug.hypernet.data import CorpusTask
 from hyperplug.hypernet.forecast import Forecast, forecast
 from hyperplug.hypernet.frozen import FrozenBase, can_compile
+from hyperplug.hypernet.generate import check_embedder
+from hyperplug.hypernet.kept import extension_of, load_start
 from hyperplug.hypernet.loading import load_frozen, pick_device, pick_dtype
 from hyperplug.hypernet.model import HypernetConfig
 from hyperplug.hypernet.networks import NetworkConfig, count_parameters
 from hyperplug.hypernet.options import (
     DEFAULT_MINUTES,
+    DEFAULT_RATE,
+    EXTENDING_RATE,
     TrainingOptions,
     check_options,
     unwritable,
@@ -41,6 +46,7 @@ from hyperplug.hypernet.train import Report, TrainConfig, Trainer
 from hyperplug.hypernet.workers import join_workers, own_device
 
 _UNLIMITED_STEPS = 10**6
+_EXTENDING_WARMUP = 0.1  # extensions are short
 # So many tasks tell how long the sequences of a corpus are.
 _SAMPLED = 32
 # Compiling takes some minutes; a shorter run is over before it has paid.
@@ -60,6 +66,7 @@ def train_hypernet(
     *,
     settings: Settings,
     embedder: Embedder | None = None,
+    kept: Sequence[CorpusTask] = (),
     progress: TrainingProgress | None = None,
 ) -> Checkpoint:
     """Returns the trained hypernetwork, which is also written to `options.out`.
@@ -67,6 +74,7 @@ def train_hypernet(
     Args:
         settings: which base model and text encoder to use, and where the cache is.
         embedder: used in place of the settings' text encoder.
+        kept: tasks to keep when a checkpoint is extended, in place of `options.keep`.
 
     Raises:
         ConfigError: if an option makes no sense or the output cannot be written.
@@ -79,12 +87,23 @@ def train_hypernet(
     workers = join_workers(device, tasks=options.tasks_per_step)
     progress = progress if progress and workers.is_first else TrainingProgress()
     base = resolve_base(settings.base, cache=settings.cache, progress=progress.say)
-    modules = choose_modules(
-        base.spec, modules=options.modules, top_layers=options.top_layers or None
-    )
+    start = load_start(options.extend, base.spec) if options.extend else None
+    modules = _modules(options, base.spec, start)
     corpus = prepare_corpus(
         options, settings=settings, base=base, embedder=embedder, progress=progress
     )
+    extension = None
+    if start is not None and options.extend is not None:
+        check_embedder(start, options.extend, corpus.embedder_id)
+        extension = extension_of(
+            start,
+            options,
+            base=base,
+            settings=settings,
+            embedder=embedder,
+            kept=kept,
+            progress=progress,
+        )
     progress.say(f"Loading base model {base.spec.id}")
     dtype = pick_dtype(options.dtype, device)
     frozen = load_frozen(base, modules, device=device, dtype=dtype)
@@ -95,7 +114,7 @@ def train_hypernet(
         stack.enter_context(_plain_failures(options.out))
         trainer = Trainer(
             config=_train_config(options),
-            network=network_config(options, base.spec, corpus, modules),
+            network=_shape(options, base.spec, corpus, start),
             base=frozen,
             train=corpus.train,
             validation=corpus.validation,
@@ -103,6 +122,7 @@ def train_hypernet(
             states=states,
             workers=workers,
             corpus=corpus.settings,
+            extension=extension,
         )
         trainer.run(progress.stepped)
     return load_checkpoint(options.out)
@@ -118,9 +138,7 @@ def forecast_training(
     """
     check_options(options)
     base = resolve_base(settings.base, cache=settings.cache)
-    modules = choose_modules(
-        base.spec, modules=options.modules, top_layers=options.top_layers or None
-    )
+    start = load_start(options.extend, base.spec) if options.extend else None
     if options.tasks.suffix != SUFFIX:
         plain = replace(options, composed=0, rewordings=0)
         options = replace(plain, limit_tasks=min(_SAMPLED, options.limit_tasks or _SAMPLED))
@@ -129,13 +147,33 @@ def forecast_training(
     sizes = [len(s) for task in corpus.train for s in task.sequences]
     return forecast(
         base,
-        network_config(options, base.spec, corpus, modules),
+        _shape(options, base.spec, corpus, start),
         _train_config(options),
         mean_tokens=sum(sizes) / len(sizes),
         cache_bytes=int(options.cache_gib * 2**30) if device.type == "cpu" else 0,
         device=device,
         dtype=pick_dtype(options.dtype, device),
     )
+
+
+def _modules(
+    options: TrainingOptions, base: BaseModelSpec, start: Checkpoint | None
+) -> tuple[str, ...]:
+    if start is not None:
+        return start.spec.target_modules
+    return choose_modules(base, modules=options.modules, top_layers=options.top_layers or None)
+
+
+def _shape(
+    options: TrainingOptions,
+    base: BaseModelSpec,
+    corpus: PreparedCorpus,
+    start: Checkpoint | None,
+) -> NetworkConfig:
+    if start is None:
+        return network_config(options, base, corpus, _modules(options, base, start))
+    config: HypernetConfig = start.network.config
+    return replace(config, atoms=config.atoms + options.new_atoms)
 
 
 def _lower_states(
@@ -151,12 +189,14 @@ def _lower_states(
 def _train_config(options: TrainingOptions) -> TrainConfig:
     unlimited = options.steps is None and options.minutes is None
     ours = options.network == "hypernet"
+    extending = options.extend is not None
     sampling = Sampling(tasks=options.tasks_per_step, sequences=options.sequences_per_task)
     config = TrainConfig(
         steps=options.steps or _UNLIMITED_STEPS,
         minutes=DEFAULT_MINUTES if unlimited else options.minutes or 0.0,
         seed=options.seed,
-        learning_rate=options.learning_rate,
+        learning_rate=options.learning_rate or (EXTENDING_RATE if extending else DEFAULT_RATE),
+        warmup=_EXTENDING_WARMUP if extending else TrainConfig().warmup,
         # Text-to-LoRA has no static part to train alone, and dropout instead of noise.
         sampling=sampling if ours else replace(sampling, static_only=0.0, with_examples=0.0),
         noise=TrainConfig().noise if ours else 0.0,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import itertools
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hyperplug.errors import TrainingError
+from hyperplug.hypernet.batches import PreparedTask
 from hyperplug.hypernet.checkpoint import write_atomically
 
 
@@ -74,6 +77,14 @@ def write_log(file: Path, rows: Sequence[Mapping[str, float]]) -> None:
     writer.writeheader()
     writer.writerows({k: f"{v:.4f}" for k, v in row.items()} for row in rows)
     write_atomically(file, buffer.getvalue().encode())
+
+
+def data_digest(*splits: Sequence[PreparedTask]) -> str:
+    """Returns a digest over tasks and sequences, in their order."""
+    hasher = hashlib.sha256()
+    for task in itertools.chain(*splits):
+        hasher.update(repr((task.id, [s.key for s in task.sequences])).encode())
+    return hasher.hexdigest()[:16]
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -8,14 +8,11 @@ a share of the rows, so that it is a usable multi-task LoRA by itself.
 from __future__ import annotations
 
 import copy
-import ctypes
-import hashlib
-import itertools
 import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +20,17 @@ import torch
 from torch import Tensor
 
 from hyperplug.errors import TrainingError
-from hyperplug.hypernet.batches import PreparedTask, Sampler, Sampling
+from hyperplug.hypernet.batches import PreparedTask, Sampling, make_sampler
 from hyperplug.hypernet.calibration import calibrate, support_vectors
 from hyperplug.hypernet.checkpoint import Checkpoint, save_checkpoint
 from hyperplug.hypernet.encoding import collate
+from hyperplug.hypernet.extension import Extension
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.losses import AnswerLoss
-from hyperplug.hypernet.model import TaskInput
+from hyperplug.hypernet.memory import keep_freed_memory
 from hyperplug.hypernet.networks import NetworkConfig, build_network
-from hyperplug.hypernet.runstate import RunState, load_state, save_state, write_log
+from hyperplug.hypernet.noise import Noise, perturbed
+from hyperplug.hypernet.runstate import RunState, data_digest, load_state, save_state, write_log
 from hyperplug.hypernet.states import LowerStates
 from hyperplug.hypernet.validation import validation_losses
 from hyperplug.hypernet.workers import Workers
@@ -113,6 +112,7 @@ class Trainer:
         states: LowerStates | None = None,
         workers: Workers | None = None,
         corpus: Mapping[str, Any] | None = None,
+        extension: Extension | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config = config
@@ -122,11 +122,24 @@ class Trainer:
         self._train, self._validation = train, validation
         self._workers = workers or Workers()
         self._corpus = dict(corpus or {})
-        self.sampler = Sampler(train, sampling=config.sampling, seed=config.seed)
+        self._extension = extension
+        self._replayed = extension.replayed if extension else ()
+        self.sampler = make_sampler(
+            train,
+            replayed=self._replayed,
+            sampling=config.sampling,
+            seed=config.seed,
+        )
+        self._noise = Noise(
+            noise=config.noise,
+            token_dropout=config.token_dropout,
+            word_dropout=config.word_dropout,
+        )
         self._losses = AnswerLoss(base, states=states)
         if config.compiled:
             base.compile()
-        self.network = build_network(network).to(base.device)
+        started = copy.deepcopy(extension.network) if extension else build_network(network)
+        self.network = started.requires_grad_(True).train().to(base.device)
         self._average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self._optimizer = torch.optim.AdamW(
             self._groups(), betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
@@ -191,11 +204,16 @@ class Trainer:
         """
         if not self._workers.is_first:
             return
-        network = copy.deepcopy(self._average)
+        network, extension = copy.deepcopy(self._average), self._extension
+        vectors: Tensor = torch.from_numpy(support_vectors(self._train))
         checkpoint = Checkpoint(
             network=network,
-            support=torch.from_numpy(support_vectors(self._train)),
-            thresholds=calibrate(self._train, self._validation or self._train),
+            support=torch.cat([extension.support, vectors]) if extension else vectors,
+            thresholds=(
+                extension.thresholds
+                if extension
+                else calibrate(self._train, self._validation or self._train)
+            ),
             training=self._about(),
         )
         save_checkpoint(self.out, checkpoint)
@@ -218,7 +236,12 @@ class Trainer:
             "hardware": threads if on_cpu else torch.cuda.get_device_name(),
             "recipe": asdict(self.config),
             "corpus": self._corpus,
+            **self._extended(),
         }
+
+    def _extended(self) -> dict[str, Any]:
+        """Returns which checkpoint the run goes on from, if any."""
+        return {"extends": dict(self._extension.about)} if self._extension else {}
 
     # -- one step -----------------------------------------------------------------
 
@@ -233,7 +256,7 @@ class Trainer:
         torch.manual_seed(seed)  # for a network with dropout
         size = self.network.config.embedding_size
         batch = collate(step.descriptions, step.examples, embedding_size=size)
-        task = self._perturbed(batch, generator).part(mine).to(self.base.device)
+        task = perturbed(batch, self._noise, generator=generator).part(mine).to(self.base.device)
         code = self.network.encode(task)
         noise = torch.randn(len(step.descriptions), code.shape[1], generator=generator)
         code = code + _CODE_NOISE * self.config.noise * noise[mine].to(code)
@@ -241,8 +264,11 @@ class Trainer:
         sequences = step.sequences[self._workers.share(len(step.sequences))]
         length = step.length if self.config.compiled else None
         loss = self._losses(loras, sequences, length=length).mean()
+        total = loss
+        if self._extension and self._extension.keeper:
+            total = loss + self._extension.keeper.penalty(self.network, step=self.step)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
         mean, self.elapsed_seconds = self._workers.average(
@@ -258,29 +284,6 @@ class Trainer:
         self.step += 1
         self._update_average()
         return mean
-
-    def _perturbed(self, task: TaskInput, generator: torch.Generator) -> TaskInput:
-        """Returns the batch with noise on its encodings and some tokens hidden."""
-
-        def noisy(values: Tensor) -> Tensor:
-            spread = values.std(dim=-1, keepdim=True) if values.numel() else values
-            noise = torch.randn(values.shape, generator=generator)
-            return values + self.config.noise * spread * noise
-
-        def shown(shape: Sequence[int], dropout: float) -> Tensor:
-            return torch.rand(tuple(shape), generator=generator) > dropout
-
-        tokens_shown = shown(task.token_mask.shape, self.config.token_dropout)
-        tasks, places = task.token_mask.shape[0], task.token_mask.shape[1]
-        places += task.example_mask.shape[1]
-        words_shown = shown((tasks, places), self.config.word_dropout)
-        return replace(
-            task,
-            pooled=noisy(task.pooled),
-            tokens=noisy(task.tokens) * tokens_shown[..., None],
-            token_mask=task.token_mask & tokens_shown,
-            word_mask=task.word_mask & words_shown.gather(1, task.word_places),
-        )
 
     def _groups(self) -> list[dict[str, Any]]:
         """Returns the parameters in two groups, each with its peak learning rate."""
@@ -327,6 +330,8 @@ class Trainer:
             row |= self.validate()
             if row["matched"] <= min((r["matched"] for r in self._log), default=math.inf):
                 self._best = copy.deepcopy(self._average.state_dict())
+        if self._extension and self._extension.keeper:
+            row["changed"] = self._extension.keeper.changed(self._average)
         self._log.append(row)
         write_log(self.out.with_suffix(".csv"), self._log)
 
@@ -373,8 +378,9 @@ class Trainer:
             "shape": self.shape.as_dict(),
             "recipe": recipe,
             "tasks": len(self._train),
-            "data": _data_digest(self._train, self._validation),
+            "data": data_digest(self._train, self._validation, self._replayed),
             "corpus": self._corpus,
+            **self._extended(),
         }
 
     def _report(self, loss: float, speed: float) -> Report:
@@ -392,22 +398,3 @@ class Trainer:
 def _finite(row: dict[str, float]) -> dict[str, float]:
     """Returns the entries that JSON can hold."""
     return {name: value for name, value in row.items() if math.isfinite(value)}
-
-
-def _data_digest(*splits: Sequence[PreparedTask]) -> str:
-    """Returns a digest over tasks and sequences, in their order."""
-    hasher = hashlib.sha256()
-    for task in itertools.chain(*splits):
-        hasher.update(repr((task.id, [s.key for s in task.sequences])).encode())
-    return hasher.hexdigest()[:16]
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory: handing back and refaulting it costs up to half
-    of a step's time. Does nothing elsewhere."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    except OSError:
-        pass

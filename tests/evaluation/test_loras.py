@@ -35,6 +35,7 @@ from hyperplug.evaluation.train_loras import LoraProgress, LoraReport, grouped, 
 from hyperplug.hypernet.data import TokenSequence, read_corpus
 from hyperplug.hypernet.loading import load_frozen
 from hyperplug.hypernet.losses import AnswerLoss
+from hyperplug.hypernet.model import LoraBatch
 from hyperplug.hypernet.prepare import choose_modules
 from tests.miniature import (
     WordHashEmbedder,
@@ -178,6 +179,14 @@ def test_the_best_step_of_each_task_is_kept(home: Path) -> None:
     with torch.no_grad():
         losses = AnswerLoss(frozen, states=None)(list(group.loras), held_back)
     torch.testing.assert_close(losses.view(2, 2).mean(dim=1), torch.tensor(group.after))
+
+
+def test_a_group_goes_on_from_trained_loras(home: Path) -> None:
+    tasks = [_task("one"), _task("two", sizes=(9,) * 10)]
+    first = _group(home, tasks, learning_rate=1e-2).train()
+    again = _group(home, tasks, learning_rate=1e-2, start=first.loras).train()
+    assert again.before == pytest.approx(first.after, rel=1e-4)
+    assert sum(again.after) <= sum(first.after) < sum(first.before)
 
 
 def test_a_group_ends_when_no_task_gets_on(home: Path) -> None:
@@ -348,7 +357,13 @@ def _losses_by_task(home: Path, bank: LoraBank) -> dict[tuple[str, str], float]:
         }
 
 
-def _group(home: Path, tasks: Sequence[LoraTask], *, learning_rate: float) -> LoraGroup:
+def _group(
+    home: Path,
+    tasks: Sequence[LoraTask],
+    *,
+    learning_rate: float,
+    start: Sequence[LoraBatch] | None = None,
+) -> LoraGroup:
     """Returns a group on the last layer of the tiny base model."""
     base = _base(home)
     modules = choose_modules(base.spec, top_layers=1)
@@ -361,6 +376,7 @@ def _group(home: Path, tasks: Sequence[LoraTask], *, learning_rate: float) -> Lo
         ),
         losses=AnswerLoss(frozen, states=None),
         length=48,
+        start=start,
     )
 
 
