@@ -27,13 +27,11 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sqlalchemy import create_engine, text
 
 from hyperplug.adapters.library import Library
 from hyperplug.entities import AdapterWeights, BaseModelSpec, ModuleShape, NewAdapter, Origin
-from hyperplug.evaluation.machine import hardware, versions
 from hyperplug.naming import description_digest
 from hyperplug.store import Store, open_store
 from hyperplug.store.columns import Embedding
@@ -77,6 +75,10 @@ def main(
         with postgres_server(postgres_url) as url:
             if url is not None:
                 result["postgres"] = [apart("postgres", count, seed, url) for count in counts]
+    import torch  # not above: each size is measured in a process that would have to hold it
+
+    from hyperplug.evaluation.machine import hardware, versions
+
     result["hardware"] = hardware(torch.device("cpu"))
     result["versions"] = versions()
     shown = json.dumps(result, indent=2)

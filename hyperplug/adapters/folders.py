@@ -41,15 +41,25 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     sync_folder(folder)
 
 
-def rename_folder(source: Path, target: Path) -> bool:
-    """Returns whether `source` became `target`; False if something is already there."""
+def write_cached_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files that can be made again, without waiting for the disk."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def rename_folder(source: Path, target: Path, *, wait: bool = True) -> bool:
+    """Returns whether `source` became `target`; False if something is already there.
+
+    Unless `wait` is False, the disk has the new name then.
+    """
     try:
         source.rename(target)
     except OSError as exc:
         if exc.errno in _TAKEN:
             return False
         raise
-    sync_folder(target.parent)
+    if wait:
+        sync_folder(target.parent)
     return True
 
 

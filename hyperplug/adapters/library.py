@@ -22,8 +22,8 @@ from hyperplug.adapters.folders import (
     delete,
     explained,
     rename_folder,
-    sync_folder,
     temporary_folder,
+    write_cached_files,
     write_files,
 )
 from hyperplug.adapters.leases import FRESH_SECONDS, leased
@@ -218,9 +218,11 @@ class Library:
         """Returns whether the folder was put in place; False if something is there."""
         if os.path.lexists(folder):
             return False
+        # Nothing waits for the disk: a folder that a power cut left torn is found and written
+        # anew, since every process reads it against its digest before its first use.
         with temporary_folder(self.root) as temporary:
-            write_files(temporary, files)
-            return rename_folder(temporary, folder)
+            write_cached_files(temporary, files)
+            return rename_folder(temporary, folder, wait=False)
 
     def _repair(self, folder: Path, files: Mapping[str, bytes], adapter: Adapter) -> None:
         """Replaces damaged files one by one, so that readers never miss the folder.
@@ -235,12 +237,11 @@ class Library:
             self._rename_in(folder, files)
             return
         with temporary_folder(self.root) as temporary:
-            write_files(temporary, files)
+            write_cached_files(temporary, files)
             for name in files:
                 if (folder / name).is_dir() and not (folder / name).is_symlink():
                     self._discard(folder / name)
                 (temporary / name).replace(folder / name)
-            sync_folder(folder)
 
     def _discard(self, path: Path) -> None:
         aside = self.root / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"

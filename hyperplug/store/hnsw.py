@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 128
 _EXPANSION_SEARCH = 96
+_MANY = 200_000
+_EXPANSION_SEARCH_OF_MANY = 384
 _FORMAT = 1
 _FILE = re.compile(r"[0-9a-f]{16}-(?P<last_id>\d+)-(?P<last_removal>\d+)\.usearch\Z")
 
@@ -67,12 +69,17 @@ class HnswIndex:
     def add(self, ids: NDArray[np.int64], rows: Vector) -> None:
         """Takes in vectors; `rows` has shape (n, d)."""
         self._index.add(ids.astype(np.uint64), rows)
+        self._look_far_enough()
 
     def remove(self, ids: NDArray[np.int64]) -> None:
         """Takes out those of the ids that are there."""
         for one in ids:
             if int(one) in self._index:
                 self._index.remove(int(one))
+
+    def _look_far_enough(self) -> None:
+        if len(self._index) > _MANY:
+            self._index.expansion_search = _EXPANSION_SEARCH_OF_MANY
 
     def candidates(self, query: Vector, *, count: int) -> list[int]:
         """Returns ids that are probably the nearest, nearest first."""
@@ -109,6 +116,7 @@ class IndexFiles:
                 _log.warning("index file %s cannot be read and is made again: %s", path.name, exc)
                 continue
             if index._index.ndim == dimension:
+                index._look_far_enough()
                 return SavedIndex(index=index, last_id=last_id, last_removal=last_removal)
         return None
 

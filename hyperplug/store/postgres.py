@@ -22,7 +22,7 @@ def create_index(session: Session | Connection, *, embedder_id: str, dimension: 
 
     A pgvector older than 0.7, without halfvec, gets none.
     """
-    if dimension > MAX_INDEXED_DIMENSION or not session.scalar(_HAS_HALFVEC):
+    if dimension > MAX_INDEXED_DIMENSION or not has_halfvec(session):
         return
     name = "hnsw_" + hashlib.sha256(embedder_id.encode()).hexdigest()[:16]
     session.execute(
@@ -32,6 +32,11 @@ def create_index(session: Session | Connection, *, embedder_id: str, dimension: 
             f" WHERE embedder_id = {_literal(embedder_id)} AND active".replace("::", r"\:\:")
         )
     )
+
+
+def has_halfvec(session: Session | Connection) -> bool:
+    """Returns whether pgvector has numbers of half precision: 0.7 or later."""
+    return bool(session.scalar(_HAS_HALFVEC))
 
 
 def nearest(
@@ -45,10 +50,10 @@ def nearest(
 ) -> list[tuple[int, float]]:
     """Returns (task id, cosine), best first; of equals the oldest first.
 
-    Unless `exact`, the server chooses between the index and comparing one by one, and
-    compares what the index finds once more in full precision.
+    Unless `exact`, which a server without halfvec needs, the server chooses between the index
+    and comparing one by one, and compares what the index finds once more in full precision.
     """
-    indexed = not exact and query.size <= MAX_INDEXED_DIMENSION and session.scalar(_HAS_HALFVEC)
+    indexed = not exact and query.size <= MAX_INDEXED_DIMENSION
     statement = _by_index(embedder_id, query.size) if indexed else _one_by_one()
     values = {"wanted": query, "embedder": embedder_id, "namespace": namespace, "limit": limit}
     if indexed:

@@ -21,10 +21,11 @@ from hyperplug.store.tables import (
 
 # Every lookup asks these: they are put together once, and read without the ORM.
 _IDS: BindParameter[list[int]] = bindparam("ids", expanding=True)
-_BY_ID = select(TaskRow.__table__).where(TaskRow.id.in_(_IDS), TaskRow.deleted_at.is_(None))
-_TAGS_BY_ID = (
-    select(TaskTagRow.task_id, TaskTagRow.tag)
-    .where(TaskTagRow.task_id.in_(_IDS))
+# A row for each tag: one question takes less time than a second one for the tags.
+_BY_ID = (
+    select(TaskRow.__table__, TaskTagRow.tag)
+    .outerjoin_from(TaskRow, TaskTagRow, TaskTagRow.task_id == TaskRow.id)
+    .where(TaskRow.id.in_(_IDS), TaskRow.deleted_at.is_(None))
     .order_by(TaskTagRow.position)
 )
 
@@ -139,11 +140,11 @@ def count(session: Session, *, namespace: str) -> int:
 
 def by_id(session: Session, task_ids: Sequence[int]) -> dict[int, Task]:
     """Returns those tasks that exist and are not removed, by id."""
-    connection = session.connection()
-    ids = {"ids": list(task_ids)}
+    rows = session.connection().execute(_BY_ID, {"ids": list(task_ids)}).all()
     tags: dict[int, list[str]] = {}
-    for task_id, tag in connection.execute(_TAGS_BY_ID, ids):
-        tags.setdefault(task_id, []).append(tag)
+    for row in rows:
+        if row.tag is not None:
+            tags.setdefault(row.id, []).append(row.tag)
     return {
         row.id: Task(
             id=row.id,
@@ -157,7 +158,7 @@ def by_id(session: Session, task_ids: Sequence[int]) -> dict[int, Task]:
             updated_at=row.updated_at,
             deleted_at=row.deleted_at,
         )
-        for row in connection.execute(_BY_ID, ids)
+        for row in {row.id: row for row in rows}.values()
     }
 
 

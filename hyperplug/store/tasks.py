@@ -13,7 +13,7 @@ from hyperplug.entities import Match, NewTask, Task, TaskChange, TaskRevision
 from hyperplug.errors import DuplicateTaskError, TaskNotFoundError
 from hyperplug.store import embedding_rows, task_rows
 from hyperplug.store.database import Database, retried
-from hyperplug.store.engine import reading, writing
+from hyperplug.store.engine import looking, reading, writing
 from hyperplug.store.tables import EmbeddingRemovalRow, TaskEmbeddingRow, TaskRow
 from hyperplug.store.vectors import VectorSearch, unit_vector
 
@@ -314,7 +314,7 @@ class TaskStore(Database):
         Args:
             exact: compare with every task, whatever index there is.
         """
-        with reading(self._engine) as session:
+        with looking(self._engine) as session:
             hits = self._vectors.nearest(
                 session,
                 embedding,

@@ -78,6 +78,8 @@ class VectorSearch:
         self._engine = engine
         self._lock = threading.Lock()
         self._searches: dict[Key, MemorySearch] = {}
+        self._known: set[tuple[str, int]] = set()  # embedders whose vectors were looked at
+        self._has_halfvec = False
 
     def nearest(
         self,
@@ -98,7 +100,7 @@ class VectorSearch:
         if limit < 1:
             return []
         if _on_postgres(session):
-            check_dimension(session, embedder_id=embedder_id, dimension=query.size)
+            self._look(session, embedder_id=embedder_id, dimension=query.size)
             return _hits(
                 postgres.nearest(
                     session,
@@ -106,7 +108,7 @@ class VectorSearch:
                     embedder_id=embedder_id,
                     namespace=namespace,
                     limit=limit,
-                    exact=exact,
+                    exact=exact or not self._has_halfvec,
                 )
             )
         key = Key(embedder_id, namespace, query.size)
@@ -126,6 +128,18 @@ class VectorSearch:
         """Keeps indexes in their files."""
         for search in list(self._searches.values()):
             search.close()
+
+    def _look(self, session: Session, *, embedder_id: str, dimension: int) -> None:
+        """Finds out what PostgreSQL has, once: each question costs a lookup a fifth of its time.
+
+        Raises:
+            RegistryError: when the embedder's stored vectors have another dimension.
+        """
+        known = (embedder_id, dimension)
+        if known not in self._known:
+            self._has_halfvec = postgres.has_halfvec(session)
+            if check_dimension(session, embedder_id=embedder_id, dimension=dimension):
+                self._known.add(known)
 
     def _search(self, session: Session, key: Key) -> MemorySearch:
         with self._lock:
