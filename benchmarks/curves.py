@@ -157,7 +157,8 @@ def plot(curves: Mapping[str, Any], file: Path) -> None:
     axes[1, 1].set_title("the shipped checkpoint")
     for axis in axes.flat:
         axis.set_ylabel("validation loss an answer token")
-        axis.legend(frameon=False)
+        axis.margins(y=0.3)  # room for the legend
+        axis.legend(frameon=False, loc="upper right", ncols=2, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=110)
 
