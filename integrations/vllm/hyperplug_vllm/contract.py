@@ -269,7 +269,28 @@ SYMBOLS: tuple[Symbol, ...] = (
         modules=_PLUGINS,
         name=GENERAL_GROUP,
         use=Use.TEXT,
-        why="ties each process to its parent, so that no engine is left over",
+        why="ties each process to its parent, so that no engine is left over, and mends it",
+    ),
+    # What is mended in the engine, where rows could get another request's adapter.
+    Symbol(
+        modules=("vllm.lora.ops.torch_ops.lora_ops",),
+        name="bgmv_shrink",
+        use=Use.CALL,
+        takes=("inputs", "lora_b_weights", "output_tensor", "lora_indices_tensor", "scaling"),
+        why="gives rows without an adapter nothing, on a CPU",
+    ),
+    Symbol(
+        modules=("vllm.lora.punica_wrapper.punica_cpu",),
+        name="bgmv_shrink",
+        use=Use.USED,
+        why="is where it is used, under the name that is mended",
+    ),
+    Symbol(
+        modules=("vllm.lora.model_manager", "vllm.lora.models"),
+        name="LoRAModelManager.activate_adapter",
+        use=Use.CALL,
+        takes=("lora_id",),
+        why="tells when slots change, where the release does not look at them itself",
     ),
     # Middleware, where there are no endpoint plugins.
     Symbol(

@@ -1,6 +1,7 @@
-"""Ties the life of a process to that of its parent, so that no orphan keeps the memory.
+"""What is done in each of vLLM's processes as it starts.
 
-vLLM's engine is a child of its API server, and stays for good if that is killed outright.
+Its life is tied to that of its parent, so that no orphan keeps the memory: vLLM's engine is a child
+of its API server, and stays for good if that is killed outright. And vLLM is mended.
 """
 
 from __future__ import annotations
@@ -18,12 +19,24 @@ from hyperplug_vllm.contract import MIDDLEWARE, PLUGIN_NAME, Way
 _PR_SET_PDEATHSIG = 1
 
 
+def enter_process() -> None:
+    """What vLLM calls in each of its processes, as a general plugin."""
+    from hyperplug_vllm import compat
+    from hyperplug_vllm.mending import mend
+
+    try:
+        mend()
+    except Exception:  # a vLLM that is laid out otherwise; the contract test would have told
+        logging.getLogger(compat.LOGGER_NAME).exception("vLLM's known faults are not mended")
+    end_with_parent()
+
+
 def end_with_parent() -> None:
     """Has Linux kill this process when the one that started it through `multiprocessing` ends.
 
-    vLLM calls it in each of its processes, as a general plugin. The first of them was started
-    by a shell or a service manager, and may outlive that; there the release is looked at, since
-    one without endpoint plugins would serve no tasks and not say so.
+    The first of vLLM's processes was started by a shell or a service manager, and may outlive
+    that; there the release is looked at, since one without endpoint plugins would serve no tasks
+    and not say so.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

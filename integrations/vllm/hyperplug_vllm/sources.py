@@ -138,7 +138,7 @@ def _text(symbol: Symbol, tree: ast.Module) -> str | None:
 
 def _used(symbol: Symbol, tree: ast.Module) -> str | None:
     used = any(
-        isinstance(node, ast.Attribute)
+        isinstance(node, ast.Attribute | ast.Name)
         and isinstance(node.ctx, ast.Load)
         and ast.unparse(node) == symbol.name
         for node in ast.walk(tree)

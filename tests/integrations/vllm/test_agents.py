@@ -1,8 +1,9 @@
-"""The example of two agents: no step disturbs another."""
+"""The example of two agents: no step disturbs another, nor the base model beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -43,3 +44,21 @@ def test_each_step_answers_as_if_it_were_alone(client: openai.OpenAI) -> None:
     assert len(set(adapters.values())) == len(agents.TASKS)  # each step's own
     answers = {step.task: done.answer for step, done in alone.items()}
     assert len(set(answers.values())) > 1
+
+
+def test_the_base_model_answers_as_if_it_were_alone(client: openai.OpenAI) -> None:
+    """Every slot holds an adapter, and vLLM on a CPU lets the last one into the base's rows."""
+    agents.register(client)
+    base = next(iter(client.models.list()))
+    asked = [
+        agents.Step(task=base.id, text=step.text)
+        for steps in agents.AGENTS.values()
+        for step in steps
+    ]
+    alone = [agents.run_step(client, step) for step in asked]
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(agents.run_together, client) for _ in range(2)]
+        beside = [agents.run_step(client, step) for step in asked]
+        for future in running:
+            future.result()
+    assert beside == alone

@@ -50,6 +50,26 @@ class LoRARequest(Struct):
     lora_path: str = ""
     rank: int = 0
 """,
+    "lora/ops/torch_ops/lora_ops": """
+def bgmv_shrink(
+    inputs: Tensor,
+    lora_b_weights: Tensor,
+    output_tensor: Tensor,
+    lora_indices_tensor: Tensor,
+    scaling: float = 1.0,
+) -> None: ...
+""",
+    "lora/punica_wrapper/punica_cpu": """
+from vllm.lora.ops.torch_ops import bgmv_shrink
+
+
+def shrink() -> None:
+    bgmv_shrink()
+""",
+    "lora/model_manager": """
+class LoRAModelManager:
+    def activate_adapter(self, lora_id: int) -> bool: ...
+""",
     "v1/engine/async_llm": """
 class AsyncLLM:
     async def add_lora(self, lora_request: LoRARequest) -> bool: ...
