@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import create_engine, text
 
+import hyperplug
 from hyperplug.adapters.library import Library
 from hyperplug.entities import AdapterWeights, BaseModelSpec, ModuleShape, NewAdapter, Origin
 from hyperplug.naming import description_digest
@@ -64,7 +65,10 @@ def main(
 ) -> None:
     """Prints the figures as JSON."""
     counts = [int(size) for size in sizes.split(",")]
-    result: dict[str, Any] = {"dimension": DIMENSION, "queries": QUERIES, "seed": seed}
+    result: dict[str, Any] = {}
+    if only is not None and out is not None and out.is_file():
+        result = json.loads(out.read_text())  # the other parts stay
+    result |= {"dimension": DIMENSION, "queries": QUERIES, "seed": seed}
     if only in (None, "publish"):
         result["publish"] = publication()
     if only in (None, "register"):
@@ -208,9 +212,9 @@ def description_vectors() -> Rows:
     """Returns the embeddings of the shipped hypernetwork's training descriptions."""
     from safetensors.numpy import load_file
 
-    from hyperplug.hypernet.checkpoint import shipped_checkpoint
-
-    return np.asarray(load_file(shipped_checkpoint())["support"], dtype=np.float32)
+    # Not by the package's own function: it would load torch, which is no part of a lookup.
+    (file,) = (Path(hyperplug.__file__).parent / "checkpoints").glob("*.safetensors")
+    return np.asarray(load_file(file)["support"], dtype=np.float32)
 
 
 def unit(rows: Rows) -> Rows:

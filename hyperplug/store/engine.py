@@ -151,7 +151,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 # How far pgvector's graph is searched. Measured (benchmarks/registry.py): a recall of the
 # nearest over 0.98 takes more the more vectors there are.
-_NEAR, _FAR = 100, 500
+_NEAR, _FAR = 100, 700
 _MANY_ROWS = 200_000
 _ESTIMATED_ROWS = "SELECT reltuples FROM pg_class WHERE oid = to_regclass('task_embeddings')"
 
