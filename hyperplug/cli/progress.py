@@ -62,9 +62,10 @@ class Meter:
 
     def _line(self, label: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if now >= self._next_line or done >= total:
+        if now >= self._next_line or 0 < total <= done:
             self._next_line = now + _SECONDS_BETWEEN_LINES
-            say(f"{label}: {100 * done / max(1, total):.1f} %  {self._remark}".rstrip())
+            share = f"{100 * done / total:.1f} %  " if total > 0 else ""
+            say(f"{label}: {share}{self._remark}".rstrip())
 
 
 class Progress(Meter):
@@ -76,15 +77,15 @@ class Progress(Meter):
         self._started = time.monotonic()
 
     def update(self, done: int, total: int) -> None:
-        """Shows that so many of all are done."""
+        """Shows that so many of all are done; a total of 0 is not known, as of a pipe."""
         seconds = max(time.monotonic() - self._started, 1e-6)
+        rate = f"{done / seconds:,.0f}/s"
+        if total <= 0:
+            self.show(self._name, done, total, f"{done:,}, {rate}")
+            return
         left = seconds * (total - done) / done if done else float("inf")
-        self.show(
-            self._name,
-            done,
-            total,
-            f"{done:,} of {total:,}, {done / seconds:,.0f}/s, {duration(left)} left",
-        )
+        remark = f"{done:,} of {total:,}, {rate}, {duration(left)} left"
+        self.show(self._name, done, total, remark)
 
 
 def duration(seconds: float) -> str:
