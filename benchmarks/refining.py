@@ -1,11 +1,13 @@
 """Score against training steps: from a generated adapter, and from scratch, on a few examples.
 
     python benchmarks/refining.py --tasks CORPUS [--examples 8] [--json OUT] [--plot OUT.png]
+    python benchmarks/refining.py --tasks CORPUS/validation.jsonl.gz --generated-rate 1e-3 ...
 
 For one task of each family: an adapter is generated from the description and the examples and
 refined on them, and an ordinary LoRA is trained on the same examples. Both are looked at on the
 way: score and answer loss on other examples of the task. "best" is the step that a quarter of
-the examples, held back, would choose: what `refine-adapter` and `train-adapter` store.
+the examples, held back, would choose: what `refine-adapter` and `train-adapter` store. The
+learning rates are for validation tasks to choose.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,8 @@ class Bench:
 @click.option("--limit-tasks", type=int, help="[default: one of each family]")
 @click.option("--examples", default=8, show_default=True, help="To train on, of each task.")
 @click.option("--limit-examples", default=10, show_default=True, help="To be asked.")
+@click.option("--generated-rate", default=STARTS["generated"].learning_rate, show_default=True)
+@click.option("--scratch-rate", default=STARTS["scratch"].learning_rate, show_default=True)
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path))
@@ -151,6 +155,8 @@ def main(
     limit_tasks: int | None,
     examples: int,
     limit_examples: int,
+    generated_rate: float,
+    scratch_rate: float,
     dtype: str,
     seed: int,
     out: Path | None,
@@ -159,6 +165,8 @@ def main(
     """Prints the curves as JSON. An interrupted run with --json goes on."""
     every = read_corpus(split_file(tasks, "test") or tasks).tasks
     limit = limit_tasks or len(family_groups(every))
+    rates = {"generated": generated_rate, "scratch": scratch_rate}
+    starts = {name: replace(start, learning_rate=rates[name]) for name, start in STARTS.items()}
     bench = Bench(seed=seed, dtype=dtype)
     kept = out.with_name(f".{out.name}.partial") if out is not None else None
     done: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.is_file() else {}
@@ -169,7 +177,7 @@ def main(
         shown = shown_examples(task, asked, seed=seed, limit=examples)
         done[task.id] = {
             name: bench.measure(asked, bench.follow(name, start, task, shown))
-            for name, start in STARTS.items()
+            for name, start in starts.items()
         }
         click.echo(f"{number} of {limit}: {task.id}", err=True)
         if kept is not None:
@@ -180,7 +188,7 @@ def main(
         "tasks": len(done),
         "examples": examples,
         "asked": limit_examples,
-        "learning_rates": {name: start.learning_rate for name, start in STARTS.items()},
+        "learning_rates": rates,
         "by_task": done,
         "seed": seed,
         "dtype": str(bench.dtype).removeprefix("torch."),
