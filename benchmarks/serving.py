@@ -3,8 +3,10 @@
     python benchmarks/serving.py [--requests 200] [--adapters 16] [--json OUT] [--plots DIR]
 
 One server has the same adapters twice: statically, by --lora-modules, and through hyperplug.
-Requests go to both in turn, so that every ratio is between neighbours in time. Times are
-client-side, of non-streamed requests for one token unless said otherwise.
+Requests go to both in turn, so that every ratio is between neighbours in time. A second server,
+vLLM without hyperplug, loads the same folders by its own route. Times are client-side, of
+non-streamed requests for one token unless said otherwise. No two prompts are alike, so that
+none is in the prefix cache.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,8 @@ import click
 import httpx
 import numpy as np
 import torch
-from hyperplug_vllm.process import ServerProcess, launch
+from hyperplug_vllm.process import ServerProcess
+from hyperplug_vllm.serve import Launch, plan
 
 from hyperplug.config import load_settings
 from hyperplug.entities import TaskDraft
@@ -46,12 +50,14 @@ class Client:
     def __init__(self, server: ServerProcess, http: httpx.AsyncClient) -> None:
         self.base = server.base_name
         self._http = http
+        self._asked = 0
 
     async def ask(self, model: str, *, tokens: int = 1, **body: Any) -> httpx.Response:
         """Returns an answer. Raises on any error."""
+        self._asked += 1
         content = {
             "model": model,
-            "messages": [{"role": "user", "content": PROMPT}],
+            "messages": [{"role": "user", "content": f"{self._asked}. {PROMPT}"}],
             "max_tokens": tokens,
             "temperature": 0,
             "ignore_eos": True,
@@ -66,6 +72,11 @@ class Client:
         started = time.perf_counter()
         await self.ask(model, **body)
         return time.perf_counter() - started
+
+    async def load(self, name: str, folder: Path) -> None:
+        """Loads an adapter by vLLM's own route. Raises on any error."""
+        content = {"lora_name": name, "lora_path": str(folder)}
+        (await self._http.post("/v1/load_lora_adapter", json=content)).raise_for_status()
 
     async def gaps(self, model: str, *, tokens: int) -> list[float]:
         """Returns the milliseconds between the tokens of a stream."""
@@ -95,12 +106,18 @@ def main(requests: int, adapters: int, out: Path | None, plots: Path | None, see
     with tempfile.TemporaryDirectory(prefix="hyperplug-benchmark-") as home:
         settings = load_settings(home=home)
         with open_registry(settings=settings) as registry:
-            static = prepare(registry, adapters, Path(home))
+            folders = prepare(registry, 2 * adapters, Path(home))
             arguments = ["--max-model-len", "512", "--max-loras", str(adapters)]
-            arguments += ["--max-cpu-loras", str(4 * adapters), "--lora-modules", *static]
-            log = Path(home) / "server.log"
-            with launch(None, arguments, settings=settings, log=log) as server:
-                result = asyncio.run(measure(server, registry, requests, adapters, seed))
+            arguments += ["--max-cpu-loras", str(4 * adapters)]
+            modules = [f"static-{name}={folders[name]}" for name in list(folders)[:adapters]]
+            planned = plan(None, [*arguments, "--lora-modules", *modules], settings=settings)
+            with (
+                ServerProcess(planned, log=Path(home) / "server.log") as server,
+                ServerProcess(bare(planned), log=Path(home) / "bare.log") as other,
+            ):
+                servers = Servers(ours=server, bare=other)
+                run = Run(requests=requests, adapters=adapters, folders=folders, seed=seed)
+                result = asyncio.run(measure(servers, registry, run))
     result["hardware"] = hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     result["versions"] = versions()
     shown = json.dumps(result, indent=2)
@@ -111,38 +128,64 @@ def main(requests: int, adapters: int, out: Path | None, plots: Path | None, see
         draw(result, plots)
 
 
-def prepare(registry: Registry, count: int, home: Path) -> list[str]:
-    """Registers tasks and returns their adapters as --lora-modules takes them."""
-    drafts = [TaskDraft(name=f"task-{n}", description=description(n)) for n in range(2 * count)]
-    made = list(registry.register_tasks(drafts, check=False))
-    static = []
-    for outcome in made[:count]:
-        assert outcome.adapter is not None and outcome.adapter.path is not None
-        folder = registry.export(outcome.adapter.name, home / "static" / outcome.draft.name)
-        static.append(f"static-{outcome.draft.name}={folder}")
-    return static
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The server with hyperplug, and one without."""
+
+    ours: ServerProcess
+    bare: ServerProcess
 
 
-async def measure(
-    server: ServerProcess, registry: Registry, requests: int, adapters: int, seed: int
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How much is measured; `folders` has the adapters of all tasks by name."""
+
+    requests: int
+    adapters: int
+    folders: Mapping[str, Path]
+    seed: int
+
+
+def prepare(registry: Registry, count: int, home: Path) -> dict[str, Path]:
+    """Registers tasks and returns the folders of their adapters by the tasks' names."""
+    drafts = [TaskDraft(name=f"task-{n}", description=description(n)) for n in range(count)]
+    folders = {}
+    for outcome in registry.register_tasks(drafts, check=False):
+        assert outcome.adapter is not None
+        folder = home / "static" / outcome.draft.name
+        folders[outcome.draft.name] = registry.export(outcome.adapter.name, folder)
+    return folders
+
+
+def bare(planned: Launch) -> Launch:
+    """Returns the same server without any plugin, and with vLLM's own route for loading."""
+    environment = {**planned.environment, "VLLM_PLUGINS": ""}
+    environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    cut = planned.command.index("--lora-modules")
+    return replace(planned, command=planned.command[:cut], environment=environment)
+
+
+async def measure(servers: Servers, registry: Registry, run: Run) -> dict[str, Any]:
     """Returns all figures."""
     limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=server.base_url, timeout=300, limits=limits) as http:
-        client = Client(server, http)
-        for number in range(adapters):
+    async with (
+        httpx.AsyncClient(base_url=servers.ours.base_url, timeout=300, limits=limits) as http,
+        httpx.AsyncClient(base_url=servers.bare.base_url, timeout=300) as bare_http,
+    ):
+        client, other = Client(servers.ours, http), Client(servers.bare, bare_http)
+        for number in range(run.adapters):
             await client.ask(f"task-{number}")
             await client.ask(f"static-task-{number}")
         await client.ask(client.base)
         return {
-            "adapters": adapters,
-            "requests": requests,
-            "warm": await warm(client, requests, adapters),
-            "not_loaded": await not_loaded(client, adapters),
-            "novel": await novel(client, adapters),
-            "resolution": await resolution(client, adapters),
-            "throughput": await throughput(client, requests, adapters),
-            "popularity": await popularity(client, requests, adapters, seed),
+            "adapters": run.adapters,
+            "requests": run.requests,
+            "warm": await warm(client, run.requests, run.adapters),
+            "not_loaded": await not_loaded(client, other, run),
+            "novel": await novel(client, run.adapters),
+            "resolution": await resolution(client, run.adapters),
+            "throughput": await throughput(client, run.requests, run.adapters),
+            "popularity": await popularity(client, run.requests, run.adapters, run.seed),
             "stall": await stall(client, registry),
         }
 
@@ -162,20 +205,33 @@ async def warm(client: Client, requests: int, adapters: int) -> dict[str, Any]:
     }
 
 
-async def not_loaded(client: Client, adapters: int) -> dict[str, Any]:
-    """Known tasks whose adapters no request has asked for yet, each beside a warm one."""
-    cold, hot, load = [], [], []
-    for number in range(adapters, 2 * adapters):
+async def not_loaded(client: Client, other: Client, run: Run) -> dict[str, Any]:
+    """Known tasks that no request has asked for yet, and vLLM's own loading of the same folders.
+
+    Each is followed by a request for what is loaded by then: the difference is what loading
+    costs, the route and vLLM's first use of it included.
+    """
+    ours, alone, load = [], [], []
+    await other.load("first", run.folders["task-0"])
+    await other.ask("first")
+    for number in range(run.adapters, 2 * run.adapters):
+        name = f"task-{number}"
         started = time.perf_counter()
-        response = await client.ask(f"task-{number}")
-        cold.append(1000 * (time.perf_counter() - started))
+        response = await client.ask(name)
+        cold = time.perf_counter() - started
         load.append(timings(response)["load"])
-        hot.append(1000 * await client.seconds(f"task-{number}"))
-    extra = statistics.median(cold) - statistics.median(hot)
+        ours.append(1000 * (cold - await client.seconds(name)))
+        started = time.perf_counter()
+        await other.load(name, run.folders[name])
+        await other.ask(name)
+        cold = time.perf_counter() - started
+        alone.append(1000 * (cold - await other.seconds(name)))
+    extra, bare_extra = statistics.median(ours), statistics.median(alone)
     return {
         "extra_p50_ms": round(extra, 1),
-        "vllm_load_p50_ms": round(statistics.median(load), 1),
-        "ratio_to_load": round(extra / statistics.median(load), 2),
+        "bare_vllm_extra_p50_ms": round(bare_extra, 1),
+        "ratio_to_bare_vllm": round(extra / bare_extra, 2),
+        "load_call_p50_ms": round(statistics.median(load), 1),
     }
 
 
@@ -199,15 +255,17 @@ async def novel(client: Client, adapters: int, count: int = 12) -> dict[str, Any
 
 
 async def resolution(client: Client, adapters: int) -> dict[str, Any]:
-    """Resolution alone, as the server's own clock has it."""
-    named, described = [], []
+    """Resolution alone, as the server's own clock has it: by name, by new text, by known text."""
+    times: dict[str, list[float]] = {"by_name": [], "by_new_text": [], "by_known_text": []}
     for number in range(40):
-        response = await client.ask(f"task-{number % adapters}")
-        named.append(sum(timings(response).values()))
-        text = description(number % adapters).replace("Answer", "Please answer")
-        response = await client.ask(f"hyperplug:{text}", hyperplug={"on_novel": "nearest"})
-        described.append(sum(timings(response).values()))
-    return {"by_name_p50_ms": quantiles(named)["p50_ms"], "by_text": quantiles(described)}
+        name = f"task-{number % adapters}"
+        times["by_name"].append(sum(timings(await client.ask(name)).values()))
+        text = f"hyperplug:{description(number % adapters)} Thank you, number {number}."
+        for kind in ("by_new_text", "by_known_text"):
+            response = await client.ask(text, hyperplug={"on_novel": "nearest"})
+            steps = timings(response)
+            times[kind].append(sum(steps.values()) - steps["load"])
+    return {kind: quantiles(values) for kind, values in times.items()}
 
 
 async def throughput(client: Client, requests: int, adapters: int) -> dict[str, Any]:

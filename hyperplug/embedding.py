@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BATCH_SIZE = 64
+_REMEMBERED = 64  # texts; with their tokens some 40 KB each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,38 @@ class SentenceTransformerEmbedder:
             return_offsets_mapping=True,
         )["offset_mapping"]
         return found
+
+
+class RememberingEmbedder:
+    """An `Embedder` that knows what it last made of single texts. Safe for threads.
+
+    A novel task's description is looked up, registered and read by the hypernetwork: one pass
+    of the encoder serves all three.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.id = embedder.id
+        self.dimension = embedder.dimension
+        self._embedder = embedder
+        self._one = functools.lru_cache(_REMEMBERED)(self._encode_one)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Returns unit vectors, shape (texts, dimension)."""
+        if len(texts) == 1:
+            return self._one(texts[0]).vector[None].copy()
+        return self._embedder.embed(texts)
+
+    def encode(self, texts: Sequence[str]) -> list[TextEncoding]:
+        """Returns unit vectors and token states of texts, in one pass. They are read-only."""
+        if len(texts) == 1:
+            return [self._one(texts[0])]
+        return self._embedder.encode(texts)
+
+    def _encode_one(self, text: str) -> TextEncoding:
+        encoding = self._embedder.encode([text])[0]
+        for array in (encoding.vector, encoding.tokens):
+            array.setflags(write=False)
+        return encoding
 
 
 def _text_encoding(

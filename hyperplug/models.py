@@ -60,9 +60,9 @@ class Models:
 
     @functools.cached_property
     def _embedder(self) -> Embedder:
-        from hyperplug.embedding import load_embedder
+        from hyperplug.embedding import RememberingEmbedder, load_embedder
 
-        return load_embedder(self._settings.embedder)
+        return RememberingEmbedder(load_embedder(self._settings.embedder))
 
     @functools.cached_property
     def _generator(self) -> Generator:

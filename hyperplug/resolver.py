@@ -162,18 +162,21 @@ class Resolver:
         support = self._models.generator.support(vector) if on_novel is OnNovel.GENERATE else None
         decision = decide(nearest=score, support=support, thresholds=thresholds, on_novel=on_novel)
         task: Task | None = None
+        register_ms = 0.0
         if decision is Decision.NEAREST:
             task = matches[0].task
         elif decision is Decision.NOVEL:
             self.admit_novel()
+            started = time.perf_counter()
             task = self.auto_task(text, examples)
+            register_ms = _since(started)
         return self._serve(
             text,
             decision=decision,
             score=score or 0.0,
             support=support,
             task=task,
-            timings=Timings(embed_ms=embed_ms, lookup_ms=lookup_ms),
+            timings=Timings(embed_ms=embed_ms, lookup_ms=lookup_ms, generate_ms=register_ms),
             force=force,
         )
 
@@ -201,7 +204,7 @@ class Resolver:
             reason = "" if force else harm(adapter)
         if reason:
             decision, task, adapter = Decision.BASE, None, None
-        generate_ms = _since(started)
+        generate_ms = timings.generate_ms + _since(started)
         started = time.perf_counter()
         if adapter is not None:
             adapter = self._supply.published(adapter)

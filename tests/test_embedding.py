@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from hyperplug.embedding import Embedder, load_embedder
+from hyperplug.embedding import Embedder, RememberingEmbedder, TextEncoding, load_embedder
 
 TEXTS = ["Sort tickets.", "Translate the sentence into French, and keep every name as it is."]
 
@@ -34,3 +37,45 @@ def test_padding_is_not_among_the_tokens(embedder: Embedder) -> None:
 def test_nothing_gives_nothing(embedder: Embedder) -> None:
     assert embedder.encode([]) == []
     assert embedder.embed([]).shape == (0, embedder.dimension)
+
+
+def test_a_text_is_read_once_by_whoever_asks(embedder: Embedder) -> None:
+    counted = Counting(embedder)
+    remembering = RememberingEmbedder(counted)
+    vector = remembering.embed(TEXTS[:1])
+    vector[:] = 0  # the caller's own
+    encoding = remembering.encode(TEXTS[:1])[0]
+    again = remembering.embed(TEXTS[:1])
+    assert counted.passes == 1
+    assert np.allclose(again, embedder.embed(TEXTS[:1]), atol=1e-5)
+    assert np.array_equal(again[0], encoding.vector)
+    with pytest.raises(ValueError, match="read-only"):
+        encoding.tokens[0] = 0
+
+
+def test_many_texts_are_read_together_and_not_remembered(embedder: Embedder) -> None:
+    counted = Counting(embedder)
+    remembering = RememberingEmbedder(counted)
+    assert remembering.embed(TEXTS).shape == (2, embedder.dimension)
+    assert len(remembering.encode(TEXTS)) == 2
+    assert counted.passes == 2
+    assert remembering.embed([]).shape == (0, embedder.dimension)
+
+
+class Counting:
+    """An embedder that counts its passes."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.id, self.dimension = embedder.id, embedder.dimension
+        self._embedder = embedder
+        self.passes = 0
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Passes on."""
+        self.passes += 1
+        return self._embedder.embed(texts)
+
+    def encode(self, texts: Sequence[str]) -> list[TextEncoding]:
+        """Passes on."""
+        self.passes += 1
+        return self._embedder.encode(texts)

@@ -129,7 +129,7 @@ def collate(
             size = len(description.tokens)
             tokens[row, :size] = torch.from_numpy(description.tokens.astype(np.float32))
             token_mask[row, :size] = True
-            pooled[row] = torch.from_numpy(description.pooled)
+            pooled[row] = torch.tensor(description.pooled)
         if len(shown):
             example_rows[row, : len(shown)] = torch.from_numpy(shown.pairs)
             example_mask[row, : len(shown)] = True
