@@ -8,8 +8,9 @@ every learner is measured on the tasks that it has seen and on those of the next
 the loss of the expected answers and by the score of its own. Every learner has the same
 steps and rows. The model that does all tasks itself (one LoRA, all weights) has the
 description in its prompts; adapters of tasks have it nowhere else. Tasks of --known, which
-the hypernetwork was trained on, are measured before and after. The same command goes on
-where it was interrupted; `--quick` shows that everything works.
+the hypernetwork was trained on, are measured before and after, and so are simple questions that
+are no task's ("own"): with the adapter where there is only one, else without any. The same
+command goes on where it was interrupted; `--quick` shows that everything works.
 """
 
 from __future__ import annotations
@@ -184,6 +185,7 @@ class Stream:
                 }
                 for when, row in (("before", done[0]), ("after", done[-1]))
             },
+            "own": {"before": done[0]["own"], "after": done[-1]["own"]},
             "seconds": round(sum(row["seconds"] for row in done)),
             "marks": [row["marks"] for row in done],
         }
@@ -210,7 +212,8 @@ class Stream:
             asked = [task for tasks in (stages if ends else stages[: stage + 1]) for task in tasks]
             marks = {task.id: examiner.mark(learner, task) for task in asked}
             known = {task.id: examiner.mark(learner, task) for task in self.known if ends}
-            row = {"marks": _plain(marks), "known": _plain(known)}
+            row: dict[str, Any] = {"marks": _plain(marks), "known": _plain(known)}
+            row["own"] = round(examiner.own(learner), 2) if ends else None
             row["seconds"] = round(time.monotonic() - started, 1)
             rows.append(row)
             _write(folder / f"stage-{stage}.json", row)

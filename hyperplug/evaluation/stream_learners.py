@@ -75,6 +75,10 @@ class Learner(Protocol):
         """Returns the adapter with which it does a task; None for the model as it is."""
         ...
 
+    def standing(self) -> list[LoraBatch] | None:
+        """Returns the adapter under which it answers whatever is no task; None for none."""
+        ...
+
 
 class LoraTrainer:
     """Trains LoRAs, side by side or from where one stands."""
@@ -141,6 +145,10 @@ class SequentialLora:
         """Returns the LoRA, whatever the task."""
         return self._loras
 
+    def standing(self) -> list[LoraBatch] | None:
+        """Returns the LoRA: it is always there."""
+        return self._loras
+
 
 class RetrievedLoras:
     """A LoRA for each task, that of the nearest description served. None ever changes."""
@@ -177,6 +185,10 @@ class RetrievedLoras:
             return None
         known = np.stack([seen.lora.embedding for seen in self._seen])  # (known, embedding)
         return self._trained[self._seen[int((known @ task.sentence).argmax())].id]
+
+    def standing(self) -> list[LoraBatch] | None:
+        """Returns None: adapters are for their tasks alone."""
+        return None
 
 
 class WholeModel:
@@ -217,6 +229,10 @@ class WholeModel:
         self._base.model.load_state_dict(torch.load(file, weights_only=True))
 
     def loras(self, task: StreamTask) -> list[LoraBatch] | None:
+        """Returns None: there is no adapter."""
+        return None
+
+    def standing(self) -> list[LoraBatch] | None:
         """Returns None: there is no adapter."""
         return None
 
@@ -305,6 +321,10 @@ class GrowingGenerator:
         encoded = collate([task.description], [EncodedExamples.none(size)], embedding_size=size)
         loras: list[LoraBatch] = network(encoded)
         return loras
+
+    def standing(self) -> list[LoraBatch] | None:
+        """Returns None: adapters are for their tasks alone."""
+        return None
 
 
 def _longest(tasks: Sequence[LoraTask]) -> int:

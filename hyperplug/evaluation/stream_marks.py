@@ -3,17 +3,19 @@ of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from hyperplug.evaluation import unrelated
 from hyperplug.evaluation.answers import Answerer
 from hyperplug.evaluation.decoding import Reading
 from hyperplug.evaluation.metrics import score
 from hyperplug.evaluation.stream_learners import Learner
 from hyperplug.evaluation.stream_tasks import StreamTask
-from hyperplug.hypernet.data import chat_prompt
+from hyperplug.hypernet.data import CorpusTask, chat_prompt
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.losses import AnswerLoss
 from hyperplug.hypernet.model import LoraBatch
@@ -48,17 +50,28 @@ class Examiner:
     @torch.no_grad()
     def mark(self, learner: Learner, task: StreamTask) -> Mark:
         """Returns how a learner does a task."""
-        loras = learner.loras(task)
-        if loras is not None:
-            loras = [LoraBatch(a=x.a.to(self._device), b=x.b.to(self._device)) for x in loras]
+        loras = self._here(learner.loras(task))
         questions = task.told_questions if learner.told else task.questions
         losses = self._losses(loras, questions)  # (questions,)
         answers = self._answerer.answer(self._reading(task, told=learner.told), loras)
-        scores = [
-            score(task.asked.metric, answer=answer, expected=example.output)
-            for answer, example in zip(answers, task.asked.examples, strict=True)
-        ]
-        return Mark(loss=float(losses.mean()), score=sum(scores) / len(scores))
+        return Mark(loss=float(losses.mean()), score=_mean_score(task.asked, answers))
+
+    @torch.no_grad()
+    def own(self, learner: Learner) -> float:
+        """Returns the score on simple questions that are no task's, 0 to 100."""
+        asked = unrelated.asked_bare()
+        budget = unrelated.MAX_NEW_TOKENS
+        texts = [chat_prompt(self._tokenizer, example.input) for example in asked.examples]
+        prompts = [self._answerer.prompt(text, max_new_tokens=budget) for text in texts]
+        answers = self._answerer.answer(
+            self._answerer.read(prompts), self._here(learner.standing())
+        )
+        return _mean_score(asked, answers)
+
+    def _here(self, loras: list[LoraBatch] | None) -> list[LoraBatch] | None:
+        if loras is None:
+            return None
+        return [LoraBatch(a=x.a.to(self._device), b=x.b.to(self._device)) for x in loras]
 
     def _reading(self, task: StreamTask, *, told: bool) -> Reading:
         key = (task.id, told)
@@ -75,3 +88,9 @@ class Examiner:
                 return reading
             self._readings[key] = reading
         return self._readings[key]
+
+
+def _mean_score(task: CorpusTask, answers: Sequence[str]) -> float:
+    pairs = zip(answers, task.examples, strict=True)
+    scores = [score(task.metric, answer=answer, expected=e.output) for answer, e in pairs]
+    return sum(scores) / len(scores)

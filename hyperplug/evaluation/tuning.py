@@ -14,7 +14,8 @@ from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.model import LoraBatch
 from hyperplug.hypernet.refine import MIN_EXAMPLES, Refiner, RefineRecipe
 
-# Each the best of three on validation tasks; `benchmarks/adapting.py --tune` measures them.
+# From the hypernetwork and from scratch: the better of two on validation tasks, as
+# `benchmarks/refining.py` measures them. Those of the other starts were not compared.
 LEARNING_RATES: Mapping[Source, float] = {
     Source.HYPERNET: 5e-4,
     Source.STATIC: 1e-3,
