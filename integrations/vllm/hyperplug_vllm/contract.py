@@ -100,6 +100,7 @@ _FLAGS = (
 _APP = ("vllm.entrypoints.launchers.app", SERVER_MODULE)
 _APP_STATE = ("vllm.entrypoints.launchers.api_server.app_state", SERVER_MODULE)
 _MIDDLEWARE = ("vllm.entrypoints.serve.middleware.register", SERVER_MODULE)
+_METRICS = ("vllm.v1.metrics.prometheus",)
 _ATTACH = ("attach_endpoint_plugins", "_attach_endpoint_plugins")
 _INIT = ("init_endpoint_plugins_state", "_init_endpoint_plugins_state")
 _ONLY_PLUGIN = (Way.PLUGIN,)
@@ -263,6 +264,25 @@ SYMBOLS: tuple[Symbol, ...] = (
         takes=(("OpenAIServingModels",), _INIT),
         why="has the list of models ready when our plugin is handed the state",
         ways=_ONLY_PLUGIN,
+    ),
+    # What tells operators: metrics and traces.
+    Symbol(
+        modules=_METRICS,
+        name="REGISTRY",
+        use=Use.USED,
+        why="is prometheus_client's registry, whose metrics stand on vLLM's /metrics",
+    ),
+    Symbol(
+        modules=_METRICS,
+        name="PROMETHEUS_MULTIPROC_DIR",
+        use=Use.TEXT,
+        why="joins the metrics of several API servers",
+    ),
+    Symbol(
+        modules=("vllm.tracing.utils", "vllm.tracing"),
+        name="traceparent",
+        use=Use.TEXT,
+        why="is the header that makes our spans part of vLLM's trace",
     ),
     # Processes: each of vLLM's ends with its parent.
     Symbol(

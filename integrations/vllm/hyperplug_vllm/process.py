@@ -80,6 +80,7 @@ class ServerProcess:
             self._wait()
         except BaseException:
             self.stop()
+            self._discard_log()
             raise
         return self
 
@@ -90,8 +91,7 @@ class ServerProcess:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-        if self._own_log and self.log is not None:
-            self.log.unlink(missing_ok=True)
+        self._discard_log()
 
     @property
     def pid(self) -> int:
@@ -125,6 +125,10 @@ class ServerProcess:
             return os.fdopen(descriptor, "wb")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         return self.log.open("wb")
+
+    def _discard_log(self) -> None:
+        if self._own_log and self.log is not None:
+            self.log.unlink(missing_ok=True)
 
     def _wait(self) -> None:
         started = time.monotonic()

@@ -78,9 +78,12 @@ def test_a_server_that_ignores_the_request_to_end_is_killed(
 
 def test_a_server_that_dies_tells_why() -> None:
     code = "print('the last words'); raise SystemExit(3)"
+    server = ServerProcess(_launch(code))
     with pytest.raises(ServerError, match="status 3") as caught:
-        ServerProcess(_launch(code)).__enter__()
+        server.__enter__()
     assert "the last words" in caught.value.message
+    assert server.log is not None
+    assert not server.log.exists()  # it was the server's own
 
 
 def test_a_refusal_of_our_own_is_told_without_the_log() -> None:

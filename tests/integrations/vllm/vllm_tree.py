@@ -75,6 +75,13 @@ class AsyncLLM:
     async def add_lora(self, lora_request: LoRARequest) -> bool: ...
     async def remove_lora(self, lora_id: int) -> bool: ...
 """,
+    "v1/metrics/prometheus": """
+def get_prometheus_registry() -> CollectorRegistry:
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        return CollectorRegistry()
+    return REGISTRY
+""",
+    "tracing/utils": 'TRACE_HEADERS = ["traceparent", "tracestate"]\n',
     "entrypoints/openai/models/serving": """
 class OpenAIServingModels:
     def __init__(self, engine_client: Any, base_model_paths: list[BaseModelPath]) -> None:
