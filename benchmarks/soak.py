@@ -1,12 +1,13 @@
 """A real vLLM server under load for minutes: is every answer right, is everything bounded?
 
-    python benchmarks/soak.py [--minutes 10] [--clients 32] [--flood 20000] [--json OUT]
+    python benchmarks/soak.py [--minutes 10] [--clients 32] [--flood 20000] [--rate 50] [--json OUT]
 
 First each task is asked alone, at temperature 0. Then so many clients ask at random, for known
 tasks, described ones and the base model, while others promote versions back and forth: every
-answer has to be the one that its adapter gave alone. Then ever new descriptions are sent as fast
-as the server takes them, beside one client of known tasks: memory, folders and that client's
-latency have to stay where they were, and what is refused has to be told when to come again.
+answer has to be the one that its adapter gave alone. Then so many descriptions a second are sent
+that no registered task may serve, all of them new, beside one client of known tasks: memory,
+folders and that client's latency have to stay where they were, and what is refused has to be
+told when to come again.
 """
 
 from __future__ import annotations
@@ -72,13 +73,14 @@ class Client:
         self._http = http
         self.base = base
 
-    async def ask(self, model: str, text: str) -> httpx.Response:
-        """Returns an answer, whatever its status."""
+    async def ask(self, model: str, text: str, **options: Any) -> httpx.Response:
+        """Returns an answer, whatever its status; `options` are hyperplug's."""
         body: dict[str, Any] = {
             "model": model,
             "messages": [{"role": "user", "content": text}],
             "max_tokens": TOKENS,
             "temperature": 0,
+            **({"hyperplug": options} if options else {}),
         }
         return await self._http.post("/v1/chat/completions", json=body)
 
@@ -138,16 +140,15 @@ async def mixed(
     return seen
 
 
-async def flood(client: Client, count: int, home: Path) -> dict[str, Any]:
+async def flood(client: Client, count: int, rate: float, home: Path) -> dict[str, Any]:
     """Sends ever new descriptions beside a client of known tasks."""
     known = [f"task-{number}" for number in range(TASKS)]
     quiet = Seen()
-    for number in range(60):
+    for number in range(200):
         await timed(client, known[number % TASKS], quiet)
     before = memory_mb()
     beside, fresh = Seen(), Seen()
     running = True
-    gate = asyncio.Semaphore(8)
 
     async def watch() -> None:
         number = 0
@@ -156,14 +157,15 @@ async def flood(client: Client, count: int, home: Path) -> dict[str, Any]:
             await timed(client, known[number % TASKS], beside)
 
     async def one(number: int) -> None:
-        async with gate:
-            response = await client.ask(f"hyperplug:{description(10_000 + number)}", INPUTS[0])
-            fresh.statuses[response.status_code] += 1
-            if response.status_code == 429 and "retry-after" not in response.headers:
-                fresh.wrong.append("429 without Retry-After")
+        await asyncio.sleep(started + number / rate - time.monotonic())
+        text = f"hyperplug:{description(10_000 + number)}"
+        response = await client.ask(text, INPUTS[0], min_score=1.0)
+        fresh.statuses[response.status_code] += 1
+        if response.status_code == 429 and "retry-after" not in response.headers:
+            fresh.wrong.append("429 without Retry-After")
 
-    watching = asyncio.create_task(watch())
     started = time.monotonic()
+    watching = asyncio.create_task(watch())
     await asyncio.gather(*(one(number) for number in range(count)))
     seconds = time.monotonic() - started
     running = False
@@ -171,6 +173,7 @@ async def flood(client: Client, count: int, home: Path) -> dict[str, Any]:
     folders = [path for path in (home / "library").glob("*/*@*") if path.is_dir()]
     return {
         "sent": count,
+        "sent_per_second": rate,
         "seconds": round(seconds, 1),
         "statuses": dict(fresh.statuses),
         "without_retry_after": len(fresh.wrong),
@@ -230,8 +233,9 @@ def prepare(settings: Settings) -> None:
 @click.option("--minutes", default=10.0, show_default=True)
 @click.option("--clients", default=32, show_default=True)
 @click.option("--flood", "flooding", default=20_000, show_default=True)
+@click.option("--rate", default=50.0, show_default=True, help="Of the flood, a second.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
-def main(minutes: float, clients: int, flooding: int, out: Path | None) -> None:
+def main(minutes: float, clients: int, flooding: int, rate: float, out: Path | None) -> None:
     """Prints what was seen as JSON."""
     with tempfile.TemporaryDirectory(prefix="hyperplug-soak-") as folder:
         home = Path(folder)
@@ -248,7 +252,14 @@ def main(minutes: float, clients: int, flooding: int, out: Path | None) -> None:
             arguments += [f"--additional-config.hyperplug.{name}", str(value)]
         with launch(None, arguments, settings=settings, log=home / "server.log") as server:
             result = asyncio.run(
-                measure(server, settings, minutes=minutes, clients=clients, flooding=flooding)
+                measure(
+                    server,
+                    settings,
+                    minutes=minutes,
+                    clients=clients,
+                    flooding=flooding,
+                    rate=rate,
+                )
             )
     result |= {
         "hardware": hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
@@ -261,7 +272,13 @@ def main(minutes: float, clients: int, flooding: int, out: Path | None) -> None:
 
 
 async def measure(
-    server: ServerProcess, settings: Settings, *, minutes: float, clients: int, flooding: int
+    server: ServerProcess,
+    settings: Settings,
+    *,
+    minutes: float,
+    clients: int,
+    flooding: int,
+    rate: float,
 ) -> dict[str, Any]:
     """Returns all figures."""
     limits = httpx.Limits(max_connections=clients + 16)
@@ -285,7 +302,7 @@ async def measure(
         }
         return {
             "mixed": result,
-            "flood": await flood(client, flooding, settings.home),
+            "flood": await flood(client, flooding, rate, settings.home),
         }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BATCH_SIZE = 64
-_REMEMBERED = 64  # texts; with their tokens some 40 KB each
+_REMEMBERED = 256  # texts; with their tokens some 40 KB each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,12 @@ class RememberingEmbedder:
         self.id = embedder.id
         self.dimension = embedder.dimension
         self._embedder = embedder
-        self._one = functools.lru_cache(_REMEMBERED)(self._encode_one)
+        self._known: OrderedDict[str, TextEncoding] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def remembers(self, text: str) -> bool:
+        """Returns whether a text costs no pass of the encoder."""
+        return text in self._known
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Returns unit vectors, shape (texts, dimension)."""
@@ -137,10 +142,19 @@ class RememberingEmbedder:
             return [self._one(texts[0])]
         return self._embedder.encode(texts)
 
-    def _encode_one(self, text: str) -> TextEncoding:
+    def _one(self, text: str) -> TextEncoding:
+        with self._lock:
+            known = self._known.get(text)
+            if known is not None:
+                self._known.move_to_end(text)
+                return known
         encoding = self._embedder.encode([text])[0]
         for array in (encoding.vector, encoding.tokens):
             array.setflags(write=False)
+        with self._lock:
+            self._known[text] = encoding
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
         return encoding
 
 

@@ -12,7 +12,7 @@ from hyperplug.errors import MissingExtraError
 from hyperplug.store import Store
 
 if TYPE_CHECKING:
-    from hyperplug.embedding import Embedder
+    from hyperplug.embedding import Embedder, RememberingEmbedder
     from hyperplug.hypernet.gain import GainCheck
     from hyperplug.hypernet.generate import Generator
 
@@ -21,12 +21,21 @@ class Models:
     """Base model, text encoder and hypernetwork of one registry. Safe for threads.
 
     Their identities are written to the store when they are loaded.
+
+    Args:
+        origin: whose models to use, in place of loading them again. What was made of texts is
+            remembered apart: one tenant must not learn from the clock what another asks.
     """
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, *, origin: Models | None = None) -> None:
         self._settings = settings
         self._store = store
+        self._origin = origin
         self._lock = threading.RLock()
+
+    def apart(self) -> Models:
+        """Returns the same models for another tenant."""
+        return Models(self._settings, self._store, origin=self._origin or self)
 
     @property
     def base(self) -> BaseModel:
@@ -35,10 +44,16 @@ class Models:
             return self._base
 
     @property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> RememberingEmbedder:
         """The text encoder. Raises ConfigError if it is not at hand."""
         with self._lock:
             return self._embedder
+
+    @property
+    def encoder(self) -> Embedder:
+        """The text encoder itself, which remembers nothing."""
+        with self._lock:
+            return self._encoder
 
     @property
     def generator(self) -> Generator:
@@ -54,18 +69,30 @@ class Models:
 
     @functools.cached_property
     def _base(self) -> BaseModel:
+        if self._origin is not None:
+            return self._origin.base
         base = resolve_base(self._settings.base, cache=self._settings.cache)
         self._store.put_base_model(base.spec)
         return base
 
     @functools.cached_property
-    def _embedder(self) -> Embedder:
-        from hyperplug.embedding import RememberingEmbedder, load_embedder
+    def _encoder(self) -> Embedder:
+        from hyperplug.embedding import load_embedder
 
-        return RememberingEmbedder(load_embedder(self._settings.embedder))
+        if self._origin is not None:
+            return self._origin.encoder
+        return load_embedder(self._settings.embedder)
+
+    @functools.cached_property
+    def _embedder(self) -> RememberingEmbedder:
+        from hyperplug.embedding import RememberingEmbedder
+
+        return RememberingEmbedder(self._encoder)
 
     @functools.cached_property
     def _generator(self) -> Generator:
+        if self._origin is not None:
+            return self._origin.generator.reading_with(self._embedder)
         try:
             from hyperplug.hypernet.generate import load_generator
         except ModuleNotFoundError as exc:
@@ -78,6 +105,8 @@ class Models:
 
     @functools.cached_property
     def _gain_check(self) -> GainCheck:
+        if self._origin is not None:
+            return self._origin.gain_check
         try:
             from hyperplug.hypernet.gain import GainCheck
 

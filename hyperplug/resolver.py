@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from hyperplug.drafts import check_draft, check_examples
 from hyperplug.entities import (
@@ -38,6 +39,10 @@ from hyperplug.policy import decide, harm
 from hyperplug.store import Store
 from hyperplug.supply import AdapterSupply
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 AUTO_TAG = "auto"
 # In force where no hypernetwork is at hand to bring calibrated ones.
 _FALLBACK_THRESHOLDS = Thresholds(near=0.7, support=1.0)
@@ -54,15 +59,19 @@ class Resolver:
         self._supply = supply
         self._namespace = namespace
         self.admit_novel: Callable[[], None] = lambda: None
+        self.admit_text: Callable[[], None] = lambda: None
 
     def find(self, text: str, *, limit: int, exact: bool = False) -> list[Match]:
         """Returns the registered tasks nearest to a description, best first."""
         if limit < 1:
             raise ConfigError(f"limit is {limit}", hint="ask for at least 1 task")
         embedder = self._models.embedder
-        vector = embedder.embed([check_description(text)])[0]
         return self._store.nearest(
-            vector, embedder_id=embedder.id, namespace=self._namespace, limit=limit, exact=exact
+            self._vector(text),
+            embedder_id=embedder.id,
+            namespace=self._namespace,
+            limit=limit,
+            exact=exact,
         )
 
     def thresholds(self) -> Thresholds:
@@ -149,13 +158,15 @@ class Resolver:
         thresholds = self._thresholds(on_novel)
         if min_score is not None:
             thresholds = replace(thresholds, near=min_score)
-        embedder = self._models.embedder
         started = time.perf_counter()
-        vector = embedder.embed([check_description(text)])[0]
+        vector = self._vector(text)
         embed_ms = _since(started)
         started = time.perf_counter()
         matches = self._store.nearest(
-            vector, embedder_id=embedder.id, namespace=self._namespace, limit=1
+            vector,
+            embedder_id=self._models.embedder.id,
+            namespace=self._namespace,
+            limit=1,
         )
         lookup_ms += _since(started)
         score = matches[0].score if matches else None
@@ -237,6 +248,14 @@ class Resolver:
         vector = embedder.embed([new.description])[0]
         task, _ = self._store.add_task(new, embedder_id=embedder.id, embedding=vector)
         return task
+
+    def _vector(self, text: str) -> NDArray[np.float32]:
+        """Returns the embedding of a description, (embedding,)."""
+        embedder, text = self._models.embedder, check_description(text)
+        if not embedder.remembers(text):
+            self.admit_text()
+        vector: NDArray[np.float32] = embedder.embed([text])[0]
+        return vector
 
     def _thresholds(self, on_novel: OnNovel) -> Thresholds:
         try:

@@ -53,6 +53,18 @@ def test_a_text_is_read_once_by_whoever_asks(embedder: Embedder) -> None:
         encoding.tokens[0] = 0
 
 
+def test_what_was_read_long_ago_is_read_again(embedder: Embedder) -> None:
+    counted = Counting(embedder)
+    remembering = RememberingEmbedder(counted)
+    remembering.embed(TEXTS[:1])
+    assert remembering.remembers(TEXTS[0])
+    for number in range(256):
+        remembering.embed([str(number)])
+    assert not remembering.remembers(TEXTS[0])
+    remembering.embed(TEXTS[:1])
+    assert counted.passes == 258
+
+
 def test_many_texts_are_read_together_and_not_remembered(embedder: Embedder) -> None:
     counted = Counting(embedder)
     remembering = RememberingEmbedder(counted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ class Generator:
         self._support: NDArray[np.float32] = checkpoint.support.float().numpy()
         self._embedder = embedder
         self._lock = threading.Lock()  # one generation at a time: they share the cores
+
+    def reading_with(self, embedder: Embedder) -> Generator:
+        """Returns the same hypernetwork with another view of its text encoder."""
+        other = copy.copy(self)
+        other._embedder = embedder
+        return other
 
     def support(self, embedding: NDArray[np.float32]) -> float:
         """Returns the cosine of a task embedding to the nearest training description."""

@@ -61,7 +61,9 @@ class RegistryBase:
             InvalidNameError: for an illegal namespace.
         """
         settings = replace(self.settings, namespace=check_name(namespace, kind="namespace"))
-        return type(self)(self.store, settings=settings, library=self.library, models=self._models)
+        return type(self)(
+            self.store, settings=settings, library=self.library, models=self._models.apart()
+        )
 
     @property
     def namespace(self) -> str:
@@ -74,6 +76,14 @@ class RegistryBase:
         What it raises leaves through `resolve`, and nothing is registered or generated.
         """
         self._resolver.admit_novel = admit
+
+    def admit_text(self, admit: Callable[[], None]) -> None:
+        """Has `admit` called before the text encoder reads a description that is to be looked up.
+
+        What it raises leaves through `resolve` and `find`. Descriptions that were read lately
+        are not read again.
+        """
+        self._resolver.admit_text = admit
 
     def __enter__(self) -> Self:
         return self

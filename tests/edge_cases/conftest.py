@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hyperplug.basemodel import BaseModel
 from hyperplug.config import load_settings
+from hyperplug.embedding import Embedder, TextEncoding
 from hyperplug.entities import AdapterWeights, Example, HypernetSpec, Thresholds
 from hyperplug.registry import Registry, open_registry
 from tests.adapters.samples import BASE, MODULES, weights
@@ -42,6 +43,14 @@ class LetterEmbedder:
         rows = np.array(counts, dtype=np.float32) + np.float32(1e-3)
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
+    def encode(self, texts: Sequence[str]) -> list[TextEncoding]:
+        """Returns the vectors; it knows no tokens."""
+        none = np.zeros((0, self.dimension), dtype=np.float32)
+        return [
+            TextEncoding(vector=vector, tokens=none.copy(), offsets=None)
+            for vector in self.embed(texts)
+        ]
+
 
 class SeededGenerator:
     """A hypernetwork that draws an adapter with the description as seed.
@@ -60,6 +69,10 @@ class SeededGenerator:
             rank=4,
             target_modules=MODULES,
         )
+
+    def reading_with(self, embedder: Embedder) -> SeededGenerator:
+        """Returns itself: it reads no tokens."""
+        return self
 
     def support(self, embedding: NDArray[np.float32]) -> float:
         """Returns the nearness to what it was trained on: always near."""
@@ -87,7 +100,7 @@ def open_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenR
         registry.store.put_hypernet(generator.spec)
         registry._models.__dict__.update(
             _base=BaseModel(folder=tmp_path, spec=BASE),
-            _embedder=LetterEmbedder(),
+            _encoder=LetterEmbedder(),
             _generator=generator,
         )
         return registry

@@ -64,6 +64,6 @@ def _opened(settings: Settings, models: Models) -> Registry:
     registry = open_registry(settings=settings)
     registry.store.put_base_model(models.base.spec)
     registry.store.put_hypernet(models.generator.spec)
-    for part in ("_base", "_embedder", "_generator"):  # cached properties: share what is loaded
+    for part in ("_base", "_encoder", "_generator"):  # cached properties: share what is loaded
         registry._models.__dict__[part] = getattr(models, part)
     return registry

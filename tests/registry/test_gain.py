@@ -95,7 +95,7 @@ def registry(
     with open_registry(settings=chosen) as registry:
         registry.store.put_base_model(base.spec)
         registry.store.put_hypernet(generator.spec)
-        loaded = {"_base": base, "_embedder": WordHashEmbedder(), "_generator": generator}
+        loaded = {"_base": base, "_encoder": WordHashEmbedder(), "_generator": generator}
         registry._models.__dict__.update(loaded)
         yield registry
 

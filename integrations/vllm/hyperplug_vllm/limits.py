@@ -1,4 +1,4 @@
-"""How much of a server one tenant may take: new adapters a minute."""
+"""How much of a server one tenant may take: new texts and new tasks a minute."""
 
 from __future__ import annotations
 
@@ -8,15 +8,29 @@ from collections.abc import Callable
 
 from hyperplug_vllm.answers import QuotaError
 
+_FEW = 5
+
 
 class Allowance:
-    """So many in a minute, all at once if need be. Safe for threads."""
+    """So many in a minute, of which what comes in ten seconds at once. Safe for threads.
 
-    def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        of: what is counted, as an error is to call it.
+    """
+
+    def __init__(
+        self,
+        per_minute: int,
+        *,
+        of: str = "new tasks",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._per_minute = per_minute
+        self._of = of
         self._clock = clock
         self._lock = threading.Lock()
-        self._left = float(per_minute)
+        self._at_once = float(min(per_minute, max(_FEW, per_minute // 6)))
+        self._left = self._at_once
         self._since = clock()
 
     def take(self) -> None:
@@ -28,11 +42,11 @@ class Allowance:
         with self._lock:
             now = self._clock()
             rate = self._per_minute / 60
-            self._left = min(self._per_minute, self._left + (now - self._since) * rate)
+            self._left = min(self._at_once, self._left + (now - self._since) * rate)
             self._since = now
             if self._left < 1:
                 raise QuotaError(
-                    f"over {self._per_minute} new tasks a minute",
+                    f"over {self._per_minute} {self._of} a minute",
                     hint="ask for registered tasks, or try again later",
                     retry_seconds=(1 - self._left) / rate,
                 )

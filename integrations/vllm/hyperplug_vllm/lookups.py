@@ -51,12 +51,14 @@ class Lookups:
         on_novel: OnNovel,
         min_score: float | None,
         novel_per_minute: int = 60,
+        texts_per_minute: int = 1200,
         max_waiting: int = 256,
         timeout_seconds: float = 120.0,
     ) -> None:
         self._registry = registry
         self.allowance = Allowance(novel_per_minute)
         registry.admit_novel(self.allowance.take)
+        registry.admit_text(Allowance(texts_per_minute, of="new descriptions").take)
         # What is remembered answers sooner than a database that is away for longer.
         registry.store.patience_seconds = _PATIENCE_SECONDS
         self._on_novel = on_novel

@@ -112,6 +112,7 @@ def _lookups(registry: Registry, serving: ServingSettings) -> Lookups:
         on_novel=serving.on_novel,
         min_score=serving.min_score,
         novel_per_minute=serving.novel_per_minute,
+        texts_per_minute=serving.texts_per_minute,
     )
     atexit.register(lookups.close)
     return lookups

@@ -12,8 +12,12 @@ from hyperplug.entities import OnNovel
 from hyperplug.errors import ConfigError
 
 FLAG = "--additional-config.hyperplug."
-_OWN_KEYS = ("on_novel", "min_score", "max_live", "keys", "novel_per_minute", "max_folders")
+_OWN_KEYS = (
+    *("on_novel", "min_score", "max_live", "keys"),
+    *("novel_per_minute", "texts_per_minute", "max_folders"),
+)
 _NOVEL_PER_MINUTE = 60
+_TEXTS_PER_MINUTE = 1200
 _MAX_FOLDERS = 2000
 _KEYS = ("registry", "namespace", "home", "hypernet", *_OWN_KEYS)
 
@@ -29,6 +33,8 @@ class ServingSettings:
         max_live: how many adapters stay loaded; None takes vLLM's `--max-cpu-loras`.
         keys: file of API keys and the namespaces that they open; None for one tenant.
         novel_per_minute: how many adapters one tenant's requests may have generated.
+        texts_per_minute: how many descriptions of one tenant's requests may be looked up that
+            were not lately.
         max_folders: how many adapters stay published on disk.
     """
 
@@ -38,6 +44,7 @@ class ServingSettings:
     max_live: int | None = None
     keys: Path | None = None
     novel_per_minute: int = _NOVEL_PER_MINUTE
+    texts_per_minute: int = _TEXTS_PER_MINUTE
     max_folders: int = _MAX_FOLDERS
 
 
@@ -69,6 +76,7 @@ def read_settings(additional: Mapping[str, object], *, base: str) -> ServingSett
         max_live=_count("max_live", values),
         keys=Path(values["keys"]).expanduser().absolute() if values["keys"] else None,
         novel_per_minute=_count("novel_per_minute", values) or _NOVEL_PER_MINUTE,
+        texts_per_minute=_count("texts_per_minute", values) or _TEXTS_PER_MINUTE,
         max_folders=_count("max_folders", values) or _MAX_FOLDERS,
     )
 

@@ -62,7 +62,8 @@ async def front_end(
     registry: Registry,
     *,
     keys: Keys | None = None,
-    novel_per_minute: int = 10_000,
+    novel_per_minute: int = 60_000,
+    texts_per_minute: int = 600_000,
     on_novel: OnNovel = OnNovel.GENERATE,
     client: Client | None = None,
     **flags: Any,
@@ -77,6 +78,7 @@ async def front_end(
             on_novel=on_novel,
             min_score=None,
             novel_per_minute=novel_per_minute,
+            texts_per_minute=texts_per_minute,
         )
         opened.append(lookups)
         return lookups

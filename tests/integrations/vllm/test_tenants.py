@@ -151,6 +151,49 @@ def test_new_tasks_are_limited_for_each_tenant(
     asyncio.run(_serve(warm_registry, keys, check, novel_per_minute=2))
 
 
+def test_new_descriptions_are_limited_for_each_tenant(
+    warm_registry: Registry, keys: Keys, tenant_b: Registry
+) -> None:
+    async def check(server: Server) -> None:
+        async def near(key: str, number: int) -> httpx.Response:
+            text = f"hyperplug:Say whether review {number} is positive or negative."
+            options = {"on_novel": "base"}
+            body = {"model": text, "messages": [], "hyperplug": options}
+            return await server.http.post(CHAT, json=body, headers=as_(key))
+
+        taken = [(await near(A, number)).status_code for number in range(4)]
+        assert taken == [200, 200, 429, 429]
+        refused = await near(A, 9)
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert "over 2 new descriptions a minute" in refused.json()["error"]["message"]
+        # What was read lately and what has a name go on ...
+        assert (await near(A, 0)).status_code == 200
+        known = {"model": SENTIMENT, "messages": []}
+        assert (await server.http.post(CHAT, json=known, headers=as_(A))).status_code == 200
+        # ... and another tenant, who cannot tell from it what this one asked.
+        others = [(await near(B, number)).status_code for number in range(3)]
+        assert others == [200, 200, 429]
+        url, body = "/v1/hyperplug/find", {"text": "Say whether review 30 is good."}
+        found = await server.http.post(url, json=body, headers=as_(A))
+        assert found.status_code == 429
+
+    asyncio.run(_serve(warm_registry, keys, check, texts_per_minute=2))
+
+
+def test_much_of_an_allowance_comes_bit_by_bit() -> None:
+    now = 0.0
+    allowance = Allowance(600, of="new descriptions", clock=lambda: now)
+    for _ in range(100):
+        allowance.take()
+    with pytest.raises(QuotaError, match="over 600 new descriptions a minute"):
+        allowance.take()
+    now = 1.0
+    for _ in range(10):
+        allowance.take()
+    with pytest.raises(QuotaError):
+        allowance.take()
+
+
 def test_an_allowance_fills_up_again() -> None:
     now = 0.0
     allowance = Allowance(3, clock=lambda: now)
