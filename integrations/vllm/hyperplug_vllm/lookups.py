@@ -85,6 +85,8 @@ class Lookups:
     async def resolve(self, target: Target) -> Found:
         """Returns what serves a target, or what last did if the registry is down.
 
+        A text that it was never asked for gets the base model then, if `on_novel` is "base".
+
         Raises:
             TaskNotFoundError: for a task name that is not registered.
             HyperplugError: whatever else `Registry.resolve` raises.
@@ -93,7 +95,7 @@ class Lookups:
         try:
             resolution = await self._once(target)
         except RegistryError:
-            remembered = self._remembered.get(_key(target))
+            remembered = self._remembered.get(_key(target)) or self._base_for(target)
             if remembered is None:
                 raise
             return Found(resolution=remembered, stale=True)
@@ -184,6 +186,21 @@ class Lookups:
         # The exception is seen, even if every waiter has left.
         if not flight.cancelled() and flight.exception() is None:
             metrics().looked_up(flight.result().timings)
+
+    def _base_for(self, target: Target) -> Resolution | None:
+        """Returns the base model for a text whose sender would rather have that than an error."""
+        wanted = target.options.on_novel or self._on_novel
+        if target.kind is not TargetKind.TEXT or wanted is not OnNovel.BASE:
+            return None
+        return Resolution(
+            text=target.text,
+            decision=Decision.BASE,
+            score=0.0,
+            support=None,
+            task=None,
+            adapter=None,
+            timings=Timings(),
+        )
 
     def _remember(self, target: Target, resolution: Resolution) -> None:
         self._remembered[_key(target)] = resolution

@@ -274,6 +274,11 @@ def test_a_registry_that_is_down(serve: Any, warm_registry: Registry) -> None:
             assert unknown.status_code == 503
             assert unknown.headers["retry-after"]
             assert str(store.url) not in error_of(unknown)["message"]
+            wish = {"model": f"hyperplug:{NOVEL}", "hyperplug": {"on_novel": "base"}}
+            base = await server.http.post(CHAT, json={"messages": [], **wish})
+            assert base.json()["model"] == BASE
+            assert base.headers["x-hyperplug-decision"] == "base"
+            assert base.headers["x-hyperplug-stale"] == "1"
             health = await server.http.get("/v1/hyperplug/health")
             assert health.status_code == 503
         assert await _stale(server, SENTIMENT, None)
