@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from hyperplug.registry import Registry, open_registry
 from tests.conftest import running_postgres, url_of
 from tests.integrations.vllm.balancer import SERVED_BY, balanced
 from tests.integrations.vllm.conftest import NOVEL, SENTIMENT, SENTIMENT_TEXT
-from tests.integrations.vllm.replica import Replica, answer, facts
+from tests.integrations.vllm.replica import Replica, answer, facts, group_of, metric, until
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.postgres]
@@ -31,6 +31,7 @@ NOVELS = (
     "Given a question about chemistry, answer with the single letter of the right choice.",
     "Given a news headline, name the country that it is about.",
 )
+UNSEEN = "Given a product review, answer with the number of stars from 1 to 5."
 # Fewer places than adapters: some are unloaded and read again from the library.
 ROOM = ("--max-loras", "2", "--max-cpu-loras", "2")
 
@@ -155,7 +156,7 @@ def test_a_promoted_version_reaches_both_within_two_seconds(
     replicas: tuple[Replica, Replica],
     registry: Registry,
     task: str,
-    record_property: pytest.RecordProperty,
+    record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     pids = [each.process.pid for each in replicas]
     old = registry.get_adapter(task).name
@@ -166,7 +167,7 @@ def test_a_promoted_version_reaches_both_within_two_seconds(
         started = time.monotonic()
         registry.promote(wanted)
         took.append(max(_reached(replicas, task, wanted, since=started)))
-    record_property("promotion_seconds", [round(seconds, 3) for seconds in took])
+    record_testsuite_property("promotion_seconds", [round(seconds, 3) for seconds in took])
     assert max(took) < PROMISED_SECONDS
     assert [each.process.pid for each in replicas] == pids
 
@@ -175,33 +176,142 @@ def test_a_version_promoted_by_the_command_reaches_both_within_two_seconds(
     replicas: tuple[Replica, Replica],
     registry: Registry,
     task: str,
-    record_property: pytest.RecordProperty,
+    record_testsuite_property: Callable[[str, object], None],
 ) -> None:
-    current = registry.get_adapter(task).name
-    wanted = next(
-        each.name for each in registry.list_adapters(task_name=task) if each.name != current
-    )
+    wanted = _another_version(registry, task)
     environment = {**os.environ, "HYPERPLUG_REGISTRY": str(registry.settings.registry_url)}
     environment["HYPERPLUG_HOME"] = str(registry.settings.home)
     command = [sys.executable, "-m", "hyperplug", "promote-adapter", wanted]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
-    took = _reached(replicas, task, wanted, since=time.monotonic())
-    record_property("promotion_seconds", [round(seconds, 3) for seconds in took])
+    started, clock = time.monotonic(), time.time()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as running:
+        reached = _reached(replicas, task, wanted, since=started, seconds=300)
+    assert running.returncode == 0
+    written = registry.alias_history(task)[-1].created_at.timestamp() - clock
+    took = [seconds - written for seconds in reached]
+    record_testsuite_property("command_seconds", [round(seconds, 3) for seconds in took])
     assert max(took) < PROMISED_SECONDS
 
 
 def _reached(
-    replicas: tuple[Replica, Replica], task: str, adapter: str, *, since: float
+    replicas: tuple[Replica, Replica],
+    task: str,
+    adapter: str,
+    *,
+    since: float,
+    seconds: float = 30,
 ) -> list[float]:
-    """Returns the seconds until each was asked for the first time by whom it answered anew."""
+    """Returns the seconds after which each serves a task by that adapter, loaded."""
 
     def reached(replica: Replica) -> float:
-        while True:
-            began = time.monotonic()
-            served = replica.ask(task, max_tokens=1)
-            if facts(served)[0] == adapter:
-                return began - since
-            assert began - since < 30
+        while replica.serving(task) != adapter:
+            assert time.monotonic() - since < seconds
+        took = time.monotonic() - since
+        assert facts(replica.ask(task, max_tokens=1))[0] == adapter
+        return took
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(reached, replicas))
+
+
+def test_without_postgres_known_tasks_are_served_and_it_comes_back_by_itself(
+    replicas: tuple[Replica, Replica], registry: Registry, postgres: Any, task: str
+) -> None:
+    pids = [each.process.pid for each in replicas]
+    known = _known(task)
+    before = {model: facts(each.ask(model)) for model in known for each in replicas}
+    postgres.stop()
+    try:
+        for each in replicas:
+            _serves_what_it_knows(each, before)
+            _tells_what_it_lacks(each)
+    finally:
+        postgres.ensure_postgres_running()
+    for each in replicas:
+        _is_well_again(each, task)
+    one, two = _together(replicas, f"hyperplug:{UNSEEN}")
+    assert facts(one) == facts(two) and facts(one)[0] is not None
+    current = registry.get_adapter(task).name
+    wanted = _another_version(registry, task)
+    started = time.monotonic()
+    registry.promote(wanted)
+    assert max(_reached(replicas, task, wanted, since=started)) < PROMISED_SECONDS
+    registry.promote(current)
+    assert [each.process.pid for each in replicas] == pids
+
+
+def _serves_what_it_knows(replica: Replica, before: dict[str, tuple[str | None, str]]) -> None:
+    """Also what is not loaded any more: there are fewer places than adapters."""
+    until(lambda: replica.health().status_code == 503)
+    assert replica.health().json()["status"] == "registry unreachable"
+    until(lambda: all(_is_stale(replica.ask(model, max_tokens=1)) for model in before))
+    degraded = metric(replica.http, "hyperplug_degraded_answers_total", cause="stale")
+    for model, served in before.items():
+        again = replica.ask(model)
+        assert facts(again) == served
+        assert _is_stale(again)
+    told = metric(replica.http, "hyperplug_degraded_answers_total", cause="stale")
+    assert told == degraded + len(before)
+
+
+def _tells_what_it_lacks(replica: Replica) -> None:
+    """A text that was never asked for: an error, or the base model for those who want that."""
+    refused = replica.ask(f"hyperplug:{UNSEEN}")
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) > 0
+    base = replica.ask(f"hyperplug:{UNSEEN}", hyperplug={"on_novel": "base"})
+    assert base.json()["model"] == replica.process.base_name
+    assert base.headers["x-hyperplug-decision"] == "base"
+    assert _is_stale(base)
+    assert answer(replica.ask(replica.process.base_name)) == answer(base)
+
+
+def _is_well_again(replica: Replica, task: str) -> None:
+    until(lambda: replica.health().status_code == 200)
+    until(lambda: not _is_stale(replica.ask(task, max_tokens=1)))
+
+
+def _is_stale(response: httpx.Response) -> bool:
+    assert response.status_code == 200, response.text
+    return bool(response.headers.get("x-hyperplug-stale") == "1")
+
+
+@pytest.mark.parametrize("victim", ["EngineCore", "api_server"])
+def test_a_killed_process_ends_its_server_whose_next_start_serves_the_same(
+    victim: str,
+    replicas: tuple[Replica, Replica],
+    proxy: httpx.Client,
+    registry: Registry,
+    task: str,
+) -> None:
+    other, killed = replicas
+    before = {model: facts(killed.ask(model)) for model in _known(task)}
+    published, adapters = killed.published(), registry.list_adapters()
+    (pid,) = (pid for pid, name in group_of(killed.process.pid).items() if victim in name)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(killed.ask, task, max_tokens=400, ignore_eos=True)
+        time.sleep(1.0)
+        assert not waiting.done()
+        killed.kill(pid)
+        error = waiting.exception(timeout=60)  # whoever waits is told, in one way or the other
+        assert error is not None or waiting.result().status_code >= 500
+    assert error is None or isinstance(error, httpx.TransportError)
+    through = [other.ask(task, http=proxy) for _ in range(2)]
+    assert [each.headers[SERVED_BY] for each in through] == ["0", "0"]
+    assert {facts(each) for each in through} == {before[task]}
+
+    killed.start()
+    assert {model: facts(killed.ask(model)) for model in _known(task)} == before
+    assert killed.published() == published
+    assert registry.list_adapters() == adapters
+    served = {other.ask(task, http=proxy).headers[SERVED_BY] for _ in range(2)}
+    assert served == {"0", "1"}
+
+
+def _known(task: str) -> tuple[str, ...]:
+    return (task, *(f"hyperplug:{text}" for text in NOVELS))
+
+
+def _another_version(registry: Registry, task: str) -> str:
+    current = registry.get_adapter(task).name
+    versions = [each.name for each in registry.list_adapters(task_name=task)]
+    return next(name for name in versions if name != current)
