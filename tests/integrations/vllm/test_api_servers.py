@@ -1,4 +1,4 @@
-"""One real vLLM server with two API servers: each decides for itself, and all agree."""
+"""Real vLLM servers with two API servers each, before one engine and before two."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 PROMISED_SECONDS = 2.0
 # Fewer places than tasks: what one API server unloads is in use at the other.
-ARGUMENTS = ("--api-server-count", "2", "--max-loras", "2", "--max-cpu-loras", "2")
+ROOM = ("--max-loras", "2", "--max-cpu-loras", "2")
+ENGINES = {"--api-server-count": 1, "--data-parallel-size": 2}
 Clients = Mapping[str, httpx.Client]
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def flag(request: pytest.FixtureRequest) -> str:
+    """The flag that gets the number two: of API servers, or of engines with as many."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def registry(flag: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """The registry that both use, in a file, open in this process as well."""
     settings = load_settings(home=tmp_path_factory.mktemp("api-servers"))
     with open_registry(settings=settings) as opened:
@@ -36,14 +43,14 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="module")
-def server(registry: Registry) -> Iterator[Replica]:
-    """The server, started as `hyperplug serve --api-server-count 2` starts it."""
+def server(registry: Registry, flag: str) -> Iterator[Replica]:
+    """The server, started as `hyperplug serve` starts it."""
     settings = registry.settings
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("HF_HUB_OFFLINE", "1")
         url = str(settings.registry_url)
-        started = Replica(settings.home, registry_url=url, arguments=ARGUMENTS)
+        started = Replica(settings.home, registry_url=url, arguments=(flag, "2", *ROOM))
         try:
             started.start()
             yield started
@@ -92,11 +99,13 @@ def _each(clients: Clients, server: Replica, model: str) -> list[httpx.Response]
         return list(pool.map(ask, clients.values()))
 
 
-def test_there_are_two_of_them_before_one_engine(server: Replica, clients: Clients) -> None:
+def test_there_are_two_of_them_before_their_engines(
+    server: Replica, clients: Clients, flag: str
+) -> None:
     names = group_of(server.process.pid)
     assert {int(pid) for pid in clients} <= set(names)
     assert server.process.pid not in {int(pid) for pid in clients}
-    assert sum("EngineCore" in name for name in names.values()) == 1
+    assert sum("EngineCore" in name for name in names.values()) == ENGINES[flag]
 
 
 def test_known_and_novel_tasks_are_served_alike(
@@ -115,7 +124,7 @@ def test_known_and_novel_tasks_are_served_alike(
 
 
 def test_what_one_unloads_the_other_goes_on_serving(
-    server: Replica, clients: Clients, registry: Registry
+    server: Replica, clients: Clients, registry: Registry, flag: str
 ) -> None:
     names = [f"many-{number}" for number in range(4)]
     for number, name in enumerate(names):
@@ -131,6 +140,8 @@ def test_what_one_unloads_the_other_goes_on_serving(
     work = [(client, name) for _ in range(4) for name in names for client in clients.values()]
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(ask, work))
+    for engine in range(ENGINES[flag]):  # none of them was idle
+        assert metric(first, "vllm:prompt_tokens_total", engine=str(engine)) > 0
 
 
 def test_a_promoted_version_reaches_both_within_two_seconds(
