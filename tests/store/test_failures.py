@@ -11,6 +11,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -102,6 +103,19 @@ def test_an_unknown_postgres_database_or_user_is_reported(postgres_url: str) -> 
     with pytest.raises(RegistryError, match="check the user") as caught:
         open_store(postgres_url.replace("postgres:@", "nobody:s3cret@"))
     assert_clear(caught.value)
+
+
+@pytest.mark.postgres
+def test_a_server_that_is_gone_without_a_word_is_noticed(postgres_url: str) -> None:
+    """By default TCP asks after two hours; what stands in the URL is the operator's own."""
+    for own, seconds in (("", "5"), ("keepalives_idle=60", "60")):
+        store = open_store(f"{postgres_url}{'&' if '?' in postgres_url else '?'}{own}")
+        with store._engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            parameters = driver.info.get_parameters()
+        assert parameters["keepalives_idle"] == seconds
+        assert parameters["tcp_user_timeout"] == "10000"
+        store.close()
 
 
 @pytest.mark.postgres

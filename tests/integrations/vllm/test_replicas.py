@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,47 @@ def test_without_postgres_known_tasks_are_served_and_it_comes_back_by_itself(
     assert max(_reached(replicas, task, wanted, since=started)) < PROMISED_SECONDS
     registry.promote(current)
     assert [each.process.pid for each in replicas] == pids
+
+
+def test_a_postgres_that_hangs_holds_up_no_known_task(
+    replicas: tuple[Replica, Replica], registry: Registry, postgres: Any, task: str
+) -> None:
+    """It takes what is sent and does not answer, as a machine does that swaps or is frozen."""
+    before = {model: facts(replicas[0].ask(model)) for model in _known(task)}
+
+    def check(replica: Replica) -> None:
+        for model, served in before.items():
+            began = time.monotonic()
+            assert facts(replica.ask(model)) == served
+            assert time.monotonic() - began < 30
+        assert replica.health().status_code == 503
+
+    with _frozen(postgres.get_pid()), ThreadPoolExecutor(2) as pool:
+        list(pool.map(check, replicas))
+    for each in replicas:
+        _is_well_again(each, task)
+    current, wanted = registry.get_adapter(task).name, _another_version(registry, task)
+    for adapter in (wanted, current):
+        started = time.monotonic()
+        registry.promote(adapter)
+        assert max(_reached(replicas, task, adapter, since=started)) < PROMISED_SECONDS
+
+
+@contextmanager
+def _frozen(server: int) -> Iterator[None]:
+    """Stops a process and its children for a while."""
+    stopped = [server]
+    os.kill(server, signal.SIGSTOP)  # it starts no more of them
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == server:
+                stopped.append(int(stat.parent.name))
+                os.kill(stopped[-1], signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _serves_what_it_knows(replica: Replica, before: dict[str, tuple[str | None, str]]) -> None:
