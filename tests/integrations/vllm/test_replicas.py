@@ -180,7 +180,8 @@ def test_a_version_promoted_by_the_command_reaches_both_within_two_seconds(
     task: str,
     record_testsuite_property: Callable[[str, object], None],
 ) -> None:
-    wanted = _another_version(registry, task)
+    current, wanted = registry.get_adapter(task).name, _another_version(registry, task)
+    assert [each.serving(task) for each in replicas] == [current, current]
     environment = {**os.environ, "HYPERPLUG_REGISTRY": str(registry.settings.registry_url)}
     environment["HYPERPLUG_HOME"] = str(registry.settings.home)
     command = [sys.executable, "-m", "hyperplug", "promote-adapter", wanted]
