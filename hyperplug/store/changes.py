@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -45,10 +46,11 @@ class ChangeFeed:
         self.close()
 
     def close(self) -> None:
-        """Gives the connection back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Gives the connection back; one that is lost is dropped."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(SQLAlchemyError):  # it may end a transaction in vain
+                connection.close()
 
     def wait(self, seconds: float) -> bool:
         """Returns whether something was written since the last call, as soon as it is known."""
@@ -95,5 +97,5 @@ class ChangeFeed:
         try:
             for _ in driver.notifies(timeout=left, stop_after=1):
                 return
-        except psycopg.Error:
+        except psycopg.Error:  # the server has gone, maybe for long
             self.close()

@@ -154,10 +154,21 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 _NEAR, _FAR = 100, 700
 _MANY_ROWS = 200_000
 _ESTIMATED_ROWS = "SELECT reltuples FROM pg_class WHERE oid = to_regclass('task_embeddings')"
+# A machine that is gone without a word is noticed in some ten seconds, not in two hours.
+_LIVENESS = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
 
 
 def _postgres_engine(url: URL) -> Engine:
-    arguments = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "hyperplug"}
+    arguments = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "application_name": "hyperplug",
+        **_LIVENESS,
+    }
     missing: Mapping[str, Any] = {k: v for k, v in arguments.items() if k not in url.query}
     try:
         engine = create_engine(url, connect_args=dict(missing), pool_pre_ping=True)

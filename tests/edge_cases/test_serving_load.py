@@ -262,7 +262,16 @@ def test_edge_37_known_tasks_are_served_while_the_registry_is_away_and_all_are_a
                     assert again.headers["x-hyperplug-stale"] == "1"
                 assert looks
                 assert (await server.ask(BASE)).status_code == 200
-                for model in (names[-1], "nobody", "hyperplug:Say qqqqq backwards"):
+                unheard = "hyperplug:Say qqqqq backwards"
+                lacking = [names[-1], "nobody"]
+                if policy is OnNovel.BASE:
+                    base = await server.ask(unheard)
+                    assert base.json()["model"] == BASE
+                    assert base.headers["x-hyperplug-decision"] == "base"
+                    assert base.headers["x-hyperplug-stale"] == "1"
+                else:
+                    lacking.append(unheard)
+                for model in lacking:
                     told = await server.ask(model)
                     assert told.status_code == 503
                     assert error_of(told)["type"] == "ServiceUnavailableError"
@@ -273,7 +282,7 @@ def test_edge_37_known_tasks_are_served_while_the_registry_is_away_and_all_are_a
             assert await served(None)
             assert (await server.ask(names[-1])).json()["weights"] == digests[names[-1]]
             assert (await server.ask("nobody")).status_code == 404
-            novel = await server.ask("hyperplug:Say qqqqq backwards")
+            novel = await server.ask(unheard)
             expected = "novel" if policy is OnNovel.GENERATE else "base"
             assert novel.headers["x-hyperplug-decision"] == expected
             assert (await server.http.get("/v1/hyperplug/health")).status_code == 200

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hyperplug.store import Store
+from hyperplug.store import Store, open_store
+from tests.conftest import running_postgres, url_of
 from tests.store import worker
 from tests.store.samples import add, execute
 
@@ -37,8 +39,6 @@ def test_nothing_is_told_where_nothing_is_written(store: Store) -> None:
 
 @pytest.mark.postgres
 def test_a_connection_that_breaks_is_made_again(postgres_url: str) -> None:
-    from hyperplug.store import open_store
-
     store = open_store(postgres_url)
     with store.watch() as feed:
         execute(
@@ -52,3 +52,22 @@ def test_a_connection_that_breaks_is_made_again(postgres_url: str) -> None:
         add(store, "b")
         assert feed.wait(5)
     store.close()
+
+
+@pytest.mark.postgres
+def test_a_server_that_goes_while_it_is_listened_to_is_waited_for() -> None:
+    """Stopped in the middle of a wait, which is where a feed spends its time."""
+    with running_postgres() as server:
+        store = open_store(url_of(server))
+        with store.watch() as feed, ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(feed.wait, 5)
+            time.sleep(0.5)
+            server.stop()
+            assert not waiting.result()
+            assert feed.away
+            server.ensure_postgres_running()
+            assert not feed.wait(1)
+            assert not feed.away
+            add(store, "a")
+            assert feed.wait(5)
+        store.close()

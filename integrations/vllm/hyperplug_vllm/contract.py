@@ -14,6 +14,8 @@ PLUGIN_NAME = "hyperplug"
 PLUGIN_GROUP = "vllm.endpoint_plugins"
 GENERAL_GROUP = "vllm.general_plugins"
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+# Our own: vLLM's `serve`, which starts as many API servers as its flags say.
+COMMAND_MODULE = "hyperplug_vllm.command"
 MIDDLEWARE = "hyperplug_vllm.standalone.HyperplugMiddleware"
 # vLLM refuses any other --max-lora-rank.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -97,6 +99,7 @@ _FLAGS = (
     "vllm.entrypoints.launchers.cli_args",
     "vllm.entrypoints.openai.cli_args",
 )
+_SERVE = ("vllm.entrypoints.cli.serve",)
 _APP = ("vllm.entrypoints.launchers.app", SERVER_MODULE)
 _APP_STATE = ("vllm.entrypoints.launchers.api_server.app_state", SERVER_MODULE)
 _MIDDLEWARE = ("vllm.entrypoints.serve.middleware.register", SERVER_MODULE)
@@ -177,6 +180,32 @@ SYMBOLS: tuple[Symbol, ...] = (
     # The server and its state.
     Symbol(
         modules=(SERVER_MODULE,), name="__main__", use=Use.RUN, why="is how the server is started"
+    ),
+    Symbol(
+        modules=_SERVE,
+        name="ServeSubcommand",
+        use=Use.CALL,
+        why="starts several API servers, which the module above does not",
+    ),
+    *(
+        Symbol(
+            modules=_SERVE,
+            name=f"ServeSubcommand.{method}",
+            use=Use.CALL,
+            takes=(takes,),
+            why="is a step of that command",
+        )
+        for method, takes in (
+            ("subparser_init", "subparsers"),
+            ("validate", "args"),
+            ("cmd", "args"),
+        )
+    ),
+    Symbol(
+        modules=("vllm.utils.argparse_utils",),
+        name="FlexibleArgumentParser",
+        use=Use.CALL,
+        why="reads that command's flags",
     ),
     Symbol(
         modules=_APP,
@@ -338,6 +367,7 @@ SYMBOLS: tuple[Symbol, ...] = (
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
         "VLLM_CPU_KVCACHE_SPACE",
         "VLLM_NO_USAGE_STATS",
+        "VLLM_WORKER_MULTIPROC_METHOD",
     ),
 )
 

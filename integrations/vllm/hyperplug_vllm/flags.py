@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from hyperplug_vllm.contract import LORA_RANKS, PLUGIN_NAME
 _DEFAULT_RANK = 16
 # Set here or given as BASE; as vLLM flags they would contradict that.
 _RESERVED = ("--model", "--model-tag")
+# What only vLLM's command reads; the short forms are vLLM's too.
+_SEVERAL = re.compile(r"--(api-server-count|headless|data-parallel-.+)|-(asc|dp[a-z]?)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,12 @@ def given_flags(arguments: Sequence[str]) -> frozenset[str]:
             file = argument.partition("=")[2] or "".join(arguments[index + 1 : index + 2])
             names.update(_config_flags(Path(file)))
     return frozenset(names)
+
+
+def wants_several(arguments: Sequence[str]) -> bool:
+    """Returns whether the arguments speak of several API servers or engines."""
+    short = {argument.partition("=")[0] for argument in arguments}
+    return any(_SEVERAL.fullmatch(flag) for flag in given_flags(arguments) | short)
 
 
 def vllm_arguments(wish: Wish, arguments: Sequence[str]) -> list[str]:

@@ -27,6 +27,12 @@ _Key = tuple[TargetKind, str]
 _Flight = tuple[_Key, RequestOptions]
 _MAX_REMEMBERED = 1024
 _PATIENCE_SECONDS = 0.5
+# A database that hangs, or a network that swallows what is sent, says nothing for minutes.
+_SLOW_SECONDS = 5.0
+
+
+class SlowError(BusyError):
+    """A lookup took too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,20 +91,24 @@ class Lookups:
         return Found(resolution=resolution, stale=self._recent.away)
 
     async def resolve(self, target: Target) -> Found:
-        """Returns what serves a target, or what last did if the registry is down.
+        """Returns what serves a target, or what last did if the registry is down or hangs.
+
+        A text that it was never asked for gets the base model then, if `on_novel` is "base".
 
         Raises:
             TaskNotFoundError: for a task name that is not registered.
             HyperplugError: whatever else `Registry.resolve` raises.
         """
         self._recent.check_known(_key(target))
+        remembered = self._remembered.get(_key(target))
+        patience = self._timeout_seconds if remembered is None else _SLOW_SECONDS
         try:
-            resolution = await self._once(target)
-        except RegistryError:
-            remembered = self._remembered.get(_key(target))
-            if remembered is None:
+            resolution = await self._once(target, timeout_seconds=patience)
+        except (RegistryError, SlowError):
+            instead = remembered or self._base_for(target)
+            if instead is None:
                 raise
-            return Found(resolution=remembered, stale=True)
+            return Found(resolution=instead, stale=True)
         self._remember(target, resolution)
         return Found(resolution=resolution)
 
@@ -134,7 +144,7 @@ class Lookups:
         self._recent.close()
         self._registry.close()
 
-    async def _once(self, target: Target) -> Resolution:
+    async def _once(self, target: Target, *, timeout_seconds: float) -> Resolution:
         """Joins the lookup of the same target under way, or starts it."""
         key = _key(target), target.options
         flight = self._flights.get(key)
@@ -149,10 +159,10 @@ class Lookups:
             flight.add_done_callback(lambda done: self._land(key, done))
         # Shielded: one client that leaves must not end the lookup others wait for.
         try:
-            return await asyncio.wait_for(asyncio.shield(flight), self._timeout_seconds)
+            return await asyncio.wait_for(asyncio.shield(flight), timeout_seconds)
         except TimeoutError as exc:
-            raise BusyError(
-                f"the lookup took over {self._timeout_seconds:.0f} seconds", hint="try again later"
+            raise SlowError(
+                f"the lookup took over {timeout_seconds:.0f} seconds", hint="try again later"
             ) from exc
 
     def _resolve(self, target: Target) -> Resolution:
@@ -186,6 +196,21 @@ class Lookups:
         # The exception is seen, even if every waiter has left.
         if not flight.cancelled() and flight.exception() is None:
             metrics().looked_up(flight.result().timings)
+
+    def _base_for(self, target: Target) -> Resolution | None:
+        """Returns the base model for a text whose sender would rather have that than an error."""
+        wanted = target.options.on_novel or self._on_novel
+        if target.kind is not TargetKind.TEXT or wanted is not OnNovel.BASE:
+            return None
+        return Resolution(
+            text=target.text,
+            decision=Decision.BASE,
+            score=0.0,
+            support=None,
+            task=None,
+            adapter=None,
+            timings=Timings(),
+        )
 
     def _remember(self, target: Target, resolution: Resolution) -> None:
         self._remembered[_key(target)] = resolution

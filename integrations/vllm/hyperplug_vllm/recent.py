@@ -20,8 +20,9 @@ _WAIT_SECONDS = 0.3
 class RecentResolutions:
     """Answers for what was asked before, until any process writes to the registry.
 
-    A thread of its own learns of writes; they count within a second. That a name means
-    nothing is kept too, but for seconds only. Safe for threads.
+    A thread of its own learns of writes; they count within a second. Should it end, nothing
+    is kept any more. That a name means nothing is kept too, but for seconds only. Safe for
+    threads.
     """
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,6 +34,7 @@ class RecentResolutions:
         self._epoch = 0
         self._ended = threading.Event()
         self.away = False
+        self._watching = True
         self._thread = threading.Thread(target=self._watch, name="hyperplug-watch", daemon=True)
         self._thread.start()
 
@@ -52,7 +54,7 @@ class RecentResolutions:
     def put(self, key: Hashable, resolution: Resolution, *, epoch: int) -> None:
         """Keeps a resolution that was begun in that epoch, unless that is over."""
         with self._lock:
-            if epoch == self._epoch:
+            if epoch == self._epoch and self._watching:
                 self._kept[key] = resolution
                 self._kept.move_to_end(key)
                 while len(self._kept) > _MAX_KEPT:
@@ -86,11 +88,15 @@ class RecentResolutions:
         self._ended.set()
 
     def _watch(self) -> None:
-        with self._store.watch() as feed:
-            while not self._ended.is_set():
-                if feed.wait(_WAIT_SECONDS):
-                    self.forget()
-                self.away = feed.away
+        try:
+            with self._store.watch() as feed:
+                while not self._ended.is_set():
+                    if feed.wait(_WAIT_SECONDS):
+                        self.forget()
+                    self.away = feed.away
+        finally:
+            self._watching = False
+            self.forget()
 
 
 def _anew(error: NotFoundError) -> NotFoundError:

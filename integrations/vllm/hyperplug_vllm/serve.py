@@ -17,6 +17,7 @@ from hyperplug.errors import BaseMismatchError, CheckpointError, ConfigError
 from hyperplug.registry import open_registry
 from hyperplug_vllm import compat
 from hyperplug_vllm.contract import (
+    COMMAND_MODULE,
     MIDDLEWARE,
     PLUGIN_GROUP,
     PLUGIN_NAME,
@@ -29,6 +30,7 @@ from hyperplug_vllm.flags import (
     value_of,
     vllm_arguments,
     vllm_environment,
+    wants_several,
 )
 from hyperplug_vllm.settings import read_settings
 
@@ -87,8 +89,9 @@ def plan(
     arguments = vllm_arguments(wish, vllm_args)
     if way is Way.MIDDLEWARE:  # ahead of the user's own, which run before it
         arguments = ["--middleware", MIDDLEWARE, *arguments]
+    module = COMMAND_MODULE if wants_several(vllm_args) else SERVER_MODULE
     return Launch(
-        command=(sys.executable, "-m", SERVER_MODULE, *arguments),
+        command=(sys.executable, "-m", module, *arguments),
         environment=_environment(settings, accelerated=accelerated),
         base_name=value_of("--served-model-name", arguments) or base_id,
     )

@@ -78,7 +78,7 @@ def _call(symbol: Symbol, tree: ast.Module) -> str | None:
     target = _find(symbol.name, tree)
     if target is None:
         return "it is not there"
-    names, required = _parameters(target, method="." in symbol.name)
+    names, required = _parameters(target, method="." in symbol.name and not _is_static(target))
     takes = len(symbol.takes)
     if tuple(names[:takes]) != symbol.takes or not required <= set(names[:takes]):
         return f"it takes {_said(names)}, not {_said(symbol.takes)}"
@@ -203,6 +203,10 @@ def _find(name: str, tree: ast.Module) -> _Function | ast.ClassDef | None:
             return None
         body = found.body
     return found
+
+
+def _is_static(target: _Function | ast.ClassDef) -> bool:
+    return "staticmethod" in map(ast.unparse, target.decorator_list)
 
 
 def _parameters(target: _Function | ast.ClassDef, *, method: bool) -> tuple[list[str], set[str]]:

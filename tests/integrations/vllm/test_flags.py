@@ -13,6 +13,7 @@ from hyperplug_vllm.flags import (
     value_of,
     vllm_arguments,
     vllm_environment,
+    wants_several,
 )
 
 from hyperplug.errors import ConfigError
@@ -120,3 +121,30 @@ def test_our_settings_among_vllms_arguments() -> None:
     ) == {"namespace": "acme", "on_novel": "base"}
     given = ["--additional-config", '{"hyperplug": {"min_score": 0.5}, "other": 1}']
     assert additional_settings(given) == {"min_score": 0.5}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["--api-server-count", "2"],
+        ["--api_server_count=2"],
+        ["-asc", "2"],
+        ["--data-parallel-size", "2"],
+        ["-dp=2"],
+        ["-dpl", "1"],
+        ["--headless"],
+    ],
+)
+def test_several_servers_or_engines_are_noticed(own: list[str]) -> None:
+    assert wants_several(["--max-loras", "2", *own])
+
+
+@pytest.mark.parametrize("own", [[], ["--port", "8000"], ["-tp", "2"], ["--api-key", "k"]])
+def test_one_server_is_told_from_several(own: list[str]) -> None:
+    assert not wants_several(own)
+
+
+def test_several_servers_in_a_file_are_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "vllm.yaml"
+    file.write_text("api-server-count: 2\n")
+    assert wants_several(["--config", str(file)])

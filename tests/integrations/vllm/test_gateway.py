@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -274,12 +275,48 @@ def test_a_registry_that_is_down(serve: Any, warm_registry: Registry) -> None:
             assert unknown.status_code == 503
             assert unknown.headers["retry-after"]
             assert str(store.url) not in error_of(unknown)["message"]
+            wish = {"model": f"hyperplug:{NOVEL}", "hyperplug": {"on_novel": "base"}}
+            base = await server.http.post(CHAT, json={"messages": [], **wish})
+            assert base.json()["model"] == BASE
+            assert base.headers["x-hyperplug-decision"] == "base"
+            assert base.headers["x-hyperplug-stale"] == "1"
             health = await server.http.get("/v1/hyperplug/health")
             assert health.status_code == 503
         assert await _stale(server, SENTIMENT, None)
         assert text.headers["x-hyperplug-adapter"] == adapter
 
     serve(check)
+
+
+def test_a_registry_that_hangs(
+    serve: Any, warm_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was served goes on after a moment, and health says that something is wrong."""
+    monkeypatch.setattr("hyperplug_vllm.lookups._SLOW_SECONDS", 0.3)
+    monkeypatch.setattr("hyperplug_vllm.routes._HEALTH_SECONDS", 0.3)
+    go_on = threading.Event()
+
+    async def check(server: Server) -> None:
+        known = await server.ask(SENTIMENT)
+        assert (await server.ask(f"hyperplug:{PARAPHRASE}")).status_code == 200
+        with monkeypatch.context() as patch:
+            for name in ("get_task", "count_tasks", "find_task_by_text"):
+                patch.setattr(warm_registry.store, name, lambda *_, **__: go_on.wait(30))
+            server.gateway.lookups._recent.forget()
+            for model in (SENTIMENT, f"hyperplug:{PARAPHRASE}"):
+                again = await asyncio.wait_for(server.ask(model), 10)
+                assert again.headers["x-hyperplug-adapter"] == known.headers["x-hyperplug-adapter"]
+                assert again.headers["x-hyperplug-stale"] == "1"
+            health = await asyncio.wait_for(server.http.get("/v1/hyperplug/health"), 10)
+            assert health.status_code == 503
+            assert (await server.ask(BASE)).status_code == 200
+            go_on.set()
+        assert await _stale(server, SENTIMENT, None)
+
+    try:
+        serve(check)
+    finally:
+        go_on.set()
 
 
 async def _stale(server: Server, model: str, expected: str | None) -> bool:

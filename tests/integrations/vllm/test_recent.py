@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hyperplug_vllm.recent import RecentResolutions
 
 from hyperplug.registry import Registry
+from hyperplug.store.changes import ChangeFeed
 from tests.integrations.vllm.conftest import PARAPHRASE, SENTIMENT
 from tests.integrations.vllm.front import Server
 
@@ -73,3 +75,26 @@ def test_what_was_begun_before_a_write_is_not_kept(warm_registry: Registry) -> N
     recent.put("a", resolution, epoch=epoch)
     assert recent.get("a") is None
     recent.close()
+
+
+def test_nothing_is_kept_when_writes_are_no_longer_learned_of(
+    warm_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends the thread that watches: what is promoted later has to serve."""
+
+    class Breaking(ChangeFeed):
+        def wait(self, seconds: float) -> bool:
+            time.sleep(0.1)
+            raise ZeroDivisionError
+
+    store = warm_registry.store
+    monkeypatch.setattr(store, "watch", lambda: Breaking(store._engine))
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    recent = RecentResolutions(store)
+    resolution = warm_registry.resolve(SENTIMENT)
+    recent.put("a", resolution, epoch=recent.epoch)
+    recent._thread.join(timeout=10)
+    assert not recent._thread.is_alive()
+    assert recent.get("a") is None
+    recent.put("a", resolution, epoch=recent.epoch)
+    assert recent.get("a") is None

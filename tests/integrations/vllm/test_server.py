@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -10,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,6 +30,7 @@ from tests.integrations.vllm.conftest import (
     SENTIMENT,
     SENTIMENT_TEXT,
 )
+from tests.integrations.vllm.replica import group_of
 from tests.integrations.vllm.traces import Collector, collector
 
 pytest.importorskip("vllm")
@@ -346,21 +345,10 @@ def test_a_plan_refuses_what_cannot_work(registry: Registry) -> None:
 
 def test_nothing_outlives_a_killed_server(server: ServerProcess) -> None:
     """The last test of this server: vLLM's engine would stay behind for good."""
-    everyone = _group(server.pid)
+    everyone = group_of(server.pid)
     assert len(everyone) >= 2  # the API server and its engine
     os.kill(server.pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while _group(server.pid) and time.monotonic() < deadline:
+    while group_of(server.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert _group(server.pid) == []
-
-
-def _group(group: int) -> list[int]:
-    """Returns the running processes of a process group."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, own_group = stat.read_text().rpartition(")")[2].split()[:3]
-            if int(own_group) == group and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
+    assert not group_of(server.pid)

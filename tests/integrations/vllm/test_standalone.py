@@ -15,7 +15,14 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from hyperplug_vllm import compat
-from hyperplug_vllm.contract import FIRST_WITH_PLUGINS, MIDDLEWARE, NEWEST, OLDEST
+from hyperplug_vllm.contract import (
+    COMMAND_MODULE,
+    FIRST_WITH_PLUGINS,
+    MIDDLEWARE,
+    NEWEST,
+    OLDEST,
+    SERVER_MODULE,
+)
 from hyperplug_vllm.keys import ApiKeys
 from hyperplug_vllm.lookups import Lookups
 from hyperplug_vllm.middleware import PATHS
@@ -382,3 +389,15 @@ def test_serve_names_the_middleware_where_it_is_needed(
     command = plan(base, own, settings=serving_home).command
     places = [index for index, part in enumerate(command) if part == "--middleware"]
     assert [command[place + 1] for place in places] == [MIDDLEWARE, "their.own"]
+
+
+def test_serve_starts_vllms_command_where_several_servers_are_wanted(
+    warm_registry: Registry, serving_home: Settings
+) -> None:
+    """vLLM's module would start one and say nothing."""
+    from hyperplug_vllm.serve import plan
+
+    base = str(warm_registry.base.folder)
+    assert SERVER_MODULE in plan(base, settings=serving_home).command
+    command = plan(base, ["--api-server-count", "2"], settings=serving_home).command
+    assert COMMAND_MODULE in command and SERVER_MODULE not in command

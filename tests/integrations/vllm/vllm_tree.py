@@ -21,6 +21,7 @@ _VARIABLES = (
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "VLLM_CPU_KVCACHE_SPACE",
     "VLLM_NO_USAGE_STATS",
+    "VLLM_WORKER_MULTIPROC_METHOD",
 )
 _SERVER = """
 def build_app(args: Any) -> Any:
@@ -116,6 +117,14 @@ class FrontendArgs:
     middleware: list[str] = field(default_factory=list)
 """,
     "entrypoints/openai/api_server": _SERVER,
+    "entrypoints/cli/serve": """
+class ServeSubcommand(CLISubcommand):
+    @staticmethod
+    def cmd(args: Namespace) -> None: ...
+    def validate(self, args: Namespace) -> None: ...
+    def subparser_init(self, subparsers: Any) -> FlexibleArgumentParser: ...
+""",
+    "utils/argparse_utils": "class FlexibleArgumentParser(ArgumentParser): ...\n",
     "engine/arg_utils": "".join(f'parser.add_argument("{flag}")\n' for flag in _FLAGS),
     "envs": "".join(f'environment_variables["{name}"] = None\n' for name in _VARIABLES),
 }
