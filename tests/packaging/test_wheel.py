@@ -48,7 +48,7 @@ def test_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert top == {"hyperplug", "hyperplug_vllm"}
+    assert top == {"hyperplug", "hyperplug_ray", "hyperplug_vllm"}
     for needed in (
         "hyperplug/migrations/env.py",
         "hyperplug/migrations/versions/0001_initial.py",
