@@ -85,6 +85,18 @@ def test_entry_points_load_without_any_extra(environment: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
 
 
+def test_ray_is_named_where_it_is_missing(environment: Path, tmp_path: Path) -> None:
+    code = (
+        "import hyperplug.errors, hyperplug_ray\n"
+        "try:\n"
+        "    hyperplug_ray.build_app({})\n"
+        "except hyperplug.errors.MissingExtraError as exc:\n"
+        "    print(exc)\n"
+    )
+    done = _run(environment / "python", "-c", code, home=tmp_path)
+    assert "pip install 'hyperplug[ray]'" in done.stdout, done.stderr
+
+
 def test_schema_is_created_from_the_wheel_alone(environment: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'registry.db'}"
     upgraded = _run(environment / "hyperplug", "--registry", url, "db", "upgrade", home=tmp_path)

@@ -69,11 +69,10 @@ def with_lora(config: LLMConfig) -> LLMConfig:
 
 def _ingress_options(config: LLMConfig, given: LLMServingArgs) -> dict[str, Any]:
     """Returns the options of the ingress: its processes have the replicas' environment."""
-    options = {
-        **OpenAiIngress.get_deployment_options([config]),
-        "name": "TaskIngress",
-        **given.ingress_deployment_config,
-    }
+    own = given.ingress_deployment_config
+    options = {**OpenAiIngress.get_deployment_options([config]), "name": "TaskIngress", **own}
+    if "num_replicas" in own and "autoscaling_config" not in own:
+        del options["autoscaling_config"]  # Ray takes one or the other
     actor = dict(options.get("ray_actor_options") or {})
     runtime = {**(config.runtime_env or {}), **actor.get("runtime_env", {})}
     options["ray_actor_options"] = {**actor, "runtime_env": runtime}
