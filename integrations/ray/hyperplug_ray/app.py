@@ -39,7 +39,7 @@ def build(args: dict[str, Any]) -> Any:
             f"server_cls {server.__name__} loads no adapters", hint="derive it from TaskServer"
         )
     deployment = build_llm_deployment(config, deployment_cls=server)
-    return serve.deployment(TaskIngress, **_ingress_options(config, given)).bind(
+    return serve.deployment(TaskIngress, **ingress_options(config, given)).bind(
         llm_deployments={config.model_id: deployment},
         model_cards={config.model_id: compat.model_card(config)},
         flags=flags,
@@ -67,7 +67,7 @@ def with_lora(config: LLMConfig) -> LLMConfig:
     return copy
 
 
-def _ingress_options(config: LLMConfig, given: LLMServingArgs) -> dict[str, Any]:
+def ingress_options(config: LLMConfig, given: LLMServingArgs) -> dict[str, Any]:
     """Returns the options of the ingress: its processes have the replicas' environment."""
     own = given.ingress_deployment_config
     options = {**OpenAiIngress.get_deployment_options([config]), "name": "TaskIngress", **own}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from hyperplug_vllm.answers import failure
 from hyperplug_vllm.compat import ServerFlags
+from hyperplug_vllm.contract import PLUGIN_NAME
 from hyperplug_vllm.gateway import Gateway
 from hyperplug_vllm.observation import Observation
 from hyperplug_vllm.plugin import begin, prepare_named
@@ -31,6 +33,7 @@ class TaskServer(LLMServer):  # type: ignore[misc]
         Raises:
             HyperplugError: if registry and base model do not fit; the replica does not start.
         """
+        _let_plugin_in()
         self._base_name: str = llm_config.model_id
         flags: ServerFlags = compat.server_flags(llm_config)
         self._gateway: Gateway = await asyncio.to_thread(prepare_named, flags)
@@ -86,3 +89,10 @@ class TaskServer(LLMServer):  # type: ignore[misc]
 
     async def _maybe_resolve_lora_from_multiplex(self) -> None:
         """Leaves out Ray's own loading: from buckets, under ids that each replica counts."""
+
+
+def _let_plugin_in() -> None:
+    """Puts hyperplug on vLLM's list of plugins if there is one: it mends the engine's processes."""
+    listed = os.environ.get("VLLM_PLUGINS")
+    if listed is not None and PLUGIN_NAME not in listed.split(","):
+        os.environ["VLLM_PLUGINS"] = ",".join(filter(None, (listed, PLUGIN_NAME)))

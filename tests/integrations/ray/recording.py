@@ -18,9 +18,10 @@ FOLDER = "HYPERPLUG_TEST_RECORDS"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One request: the replica that answered, vLLM's name for what answered, and its id there."""
+    """One request: the replica that answered, vLLM's name and id for what answered, the text."""
 
     replica: str
+    pid: int
     model: str
     lora_id: int | None
     text: str
@@ -41,6 +42,7 @@ class RecordingServer(TaskServer):
         replica = serve.get_replica_context().replica_id.unique_id
         line = {
             "replica": replica,
+            "pid": os.getpid(),
             "model": answer.model,
             "lora_id": loaded.lora_int_id if loaded is not None else None,
             "text": answer.choices[0].message.content,

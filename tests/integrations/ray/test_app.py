@@ -9,11 +9,13 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed: run make ray")
 pytest.importorskip("vllm")
 
+import ray
 from hyperplug_ray import build_app
-from hyperplug_ray.app import with_lora
+from hyperplug_ray.app import ingress_options, with_lora
 from hyperplug_ray.compat import server_flags
-from hyperplug_ray.ingress import routing
-from ray.serve.llm import LLMConfig
+from hyperplug_ray.ingress import TaskIngress, routing
+from ray import serve
+from ray.serve.llm import LLMConfig, LLMServingArgs
 
 from hyperplug.errors import ConfigError
 
@@ -64,10 +66,11 @@ def test_the_engine_holds_adapters_unless_the_configuration_says_how_many() -> N
 def test_the_ingress_takes_options_of_its_own(own: dict[str, Any]) -> None:
     runtime = {"env_vars": {"HYPERPLUG_NAMESPACE": "team"}}
     args = {"llm_configs": [_config(runtime_env=runtime)], "ingress_deployment_config": own}
-    deployment = build_app(args)._bound_deployment
+    given = LLMServingArgs.model_validate(args)
+    deployment = serve.deployment(TaskIngress, **ingress_options(given.llm_configs[0], given))
     assert deployment.name == "TaskIngress"
     assert deployment.num_replicas == own.get("num_replicas", 1)
-    assert deployment.ray_actor_options["runtime_env"]["env_vars"] == runtime["env_vars"]
+    assert deployment.ray_actor_options["runtime_env"] == runtime
     wanted = own.get("ray_actor_options", {"num_cpus": 1})
     assert deployment.ray_actor_options["num_cpus"] == wanted["num_cpus"]
 
@@ -79,3 +82,7 @@ def test_settings_reach_replicas_and_ingress_but_for_a_replicas_limit() -> None:
     assert flags.additional == given["hyperplug"]
     assert routing(flags).additional == {"namespace": "team"}
     assert routing(flags).max_cpu_loras > flags.max_cpu_loras
+
+
+def test_none_of_this_starts_a_cluster() -> None:
+    assert not ray.is_initialized()

@@ -1,7 +1,14 @@
-"""A real Ray cluster on the loopback address: two ingresses, two replicas of a real vLLM engine."""
+"""A real Ray cluster on the loopback address, of two nodes.
+
+Each has an ingress, a replica with a real vLLM engine, and a library of its own; they share a
+registry in PostgreSQL.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import tempfile
 import time
 from collections import defaultdict
@@ -17,13 +24,16 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed: run make ray")
 pytest.importorskip("vllm")
 
+import psutil
 import ray
 from hyperplug_ray import build_app
 from hyperplug_vllm.process import free_port
 from ray import serve
+from ray.cluster_utils import Cluster as Nodes
 
 from hyperplug.config import load_settings
 from hyperplug.registry import Registry, open_registry
+from tests.conftest import postgres_database
 from tests.integrations.ray.recording import FOLDER, Record, RecordingServer, records
 from tests.integrations.vllm.conftest import (
     FOREIGN,
@@ -33,10 +43,12 @@ from tests.integrations.vllm.conftest import (
     SENTIMENT_TEXT,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.postgres, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
 BASE = "smollm2"
+# Ray takes 127.0.0.1 for whatever address this machine has.
+NODES = ("127.0.0.2", "127.0.0.3")
 KEY = "a-key-of-this-test"
 PROMPT = "A wonderful, warm and funny film that I could watch again and again."
 OTHERS = {
@@ -60,14 +72,7 @@ class Cluster:
     replicas: Any
 
     def ask(self, model: str, *, status: int = 200, **body: Any) -> httpx.Response:
-        content = {
-            "model": model,
-            "messages": [{"role": "user", "content": PROMPT}],
-            "max_tokens": 8,
-            "temperature": 0,
-            **body,
-        }
-        response = self.http.post("/v1/chat/completions", json=content)
+        response = self.http.post("/v1/chat/completions", json={**_chat(model), **body})
         assert response.status_code == status, response.text
         return response
 
@@ -85,40 +90,52 @@ class Cluster:
         end = time.monotonic() + PATIENCE_SECONDS
         while len({record.replica for record in self.records(adapter)}) < 2:
             assert time.monotonic() < end, "one replica was never asked"
-            request = ChatCompletionRequest(
-                model=f"{BASE}:{adapter}",
-                messages=[{"role": "user", "content": PROMPT}],
-                max_tokens=8,
-                temperature=0,
-            )
+            request = ChatCompletionRequest(**_chat(f"{BASE}:{adapter}"))
             (answer,) = self.replicas.chat.remote(request, None)
             assert answer.model == adapter
         return {record.text for record in self.records(adapter)}
 
 
+def _chat(model: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": PROMPT}]
+    return {"model": model, "messages": messages, "max_tokens": 8, "temperature": 0}
+
+
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def registry(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """The registry that the cluster shares, open in this process as well."""
-    settings = load_settings(home=tmp_path_factory.mktemp("home"))
-    with open_registry(settings=settings) as opened:
-        opened.register_task(SENTIMENT, SENTIMENT_TEXT)
-        for name, description in OTHERS.items():
-            opened.register_task(name, description)
-        yield opened
+    home = tmp_path_factory.mktemp("home")
+    with postgres_database(postgres_server) as url:
+        settings = load_settings(home=home, registry_url=url)
+        with open_registry(settings=settings) as opened:
+            opened.register_task(SENTIMENT, SENTIMENT_TEXT)
+            for name, description in OTHERS.items():
+                opened.register_task(name, description)
+            yield opened
 
 
 @pytest.fixture(scope="module")
-def cluster(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The application, with an API key."""
+def homes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The folders that stand for the disks of two machines."""
+    return [tmp_path_factory.mktemp(f"node-{number}") for number in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    registry: Registry, homes: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """The application, with an API key, on nodes that hold one ingress and one replica each."""
     folder = tmp_path_factory.mktemp("records")
+    handlers = logging.getLogger().handlers.copy()
     with pytest.MonkeyPatch.context() as patch, _short_folder() as session:
         for name, value in {
             FOLDER: str(folder),
-            "HYPERPLUG_HOME": str(registry.settings.home),
+            "HYPERPLUG_REGISTRY": registry.settings.registry_url,
             "VLLM_API_KEY": KEY,
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or both engines take the same core
             "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_PLUGINS": "another",  # replicas add hyperplug, which mends vLLM
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -126,19 +143,24 @@ def cluster(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Ite
         }.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(ROOT), prepend=":")
-        ray.init(
-            num_cpus=8,
-            object_store_memory=100 * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=session,
-        )
+        nodes = Nodes()
         try:
+            for address, home in zip(NODES, homes, strict=True):
+                nodes.add_node(
+                    num_cpus=3,  # two for a replica, one for an ingress
+                    object_store_memory=100 * 2**20,
+                    include_dashboard=False,
+                    node_ip_address=address,
+                    temp_dir=session,
+                    env_vars={"HYPERPLUG_HOME": str(home)},
+                )
+            ray.init(address=nodes.address, _node_ip_address=NODES[0], log_to_driver=False)
             yield _run(registry, folder)
         finally:
             serve.shutdown()
             ray.shutdown()
+            nodes.shutdown()
+            logging.getLogger().handlers = handlers  # Ray takes those of the whole process
 
 
 def _short_folder() -> tempfile.TemporaryDirectory[str]:
@@ -148,7 +170,7 @@ def _short_folder() -> tempfile.TemporaryDirectory[str]:
 
 def _run(registry: Registry, folder: Path) -> Cluster:
     port = free_port()
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     source = str(registry.base.folder)
     config = {
         "model_loading_config": {"model_id": BASE, "model_source": source},
@@ -246,7 +268,9 @@ def test_a_novel_task_that_many_ask_for_at_once_makes_one_row(cluster: Cluster) 
     assert (again.headers["x-hyperplug-decision"], again.json()["model"]) == ("exact", adapter)
 
 
-def test_replicas_answer_alike_with_known_and_novel_adapters(cluster: Cluster) -> None:
+def test_replicas_answer_alike_with_known_and_novel_adapters(
+    cluster: Cluster, homes: list[Path]
+) -> None:
     novel = cluster.ask(f"hyperplug:{NOVEL}").json()["model"]
     known = cluster.registry.get_adapter(SENTIMENT).name
     answers = {adapter: cluster.on_both(adapter) for adapter in (known, novel)}
@@ -254,6 +278,9 @@ def test_replicas_answer_alike_with_known_and_novel_adapters(cluster: Cluster) -
     assert cluster.text(BASE) not in answers[known] | answers[novel]
     ids = {record.lora_id for record in cluster.records(novel)}
     assert ids == {cluster.registry.get_adapter(novel).id}
+    for home in homes:  # each out of its own library
+        folders = {file.parent.name for file in (home / "library").rglob("adapter_config.json")}
+        assert {known, novel} <= folders
 
 
 def test_the_base_model_answers_beside_adapters_as_if_it_were_alone(cluster: Cluster) -> None:
@@ -284,3 +311,23 @@ def _until_served(cluster: Cluster, adapter: str) -> None:
     while served < 6:
         assert time.monotonic() < end, f"{adapter} is not served"
         served = served + 1 if cluster.ask(SENTIMENT).json()["model"] == adapter else 0
+
+
+def test_a_replica_that_dies_leaves_its_adapters_to_the_other(cluster: Cluster) -> None:
+    adapter = cluster.registry.get_adapter("capital").name
+    last = cluster.records(adapter)[-1]
+
+    def by_others() -> list[Record]:
+        return [record for record in cluster.records(adapter) if record.replica != last.replica]
+
+    known = len(by_others())
+    engine = psutil.Process(last.pid).children(recursive=True)
+    assert engine
+    os.kill(last.pid, signal.SIGKILL)
+    end = time.monotonic() + PATIENCE_SECONDS
+    while len(by_others()) == known:
+        assert time.monotonic() < end, "nobody answers"
+        cluster.http.post("/v1/chat/completions", json=_chat("capital"))
+    assert by_others()[-1].text == last.text
+    _, left = psutil.wait_procs(engine, timeout=PATIENCE_SECONDS)
+    assert not left, "an engine without a replica keeps its memory"
