@@ -23,7 +23,7 @@ STEPS := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install install-dev demo test lint types contracts contract format docs train evaluate clean
+.PHONY: help install install-dev demo test lint types contracts contract ray format docs train evaluate clean
 
 help:  ## says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,10 @@ contract: install-dev  ## holds the oldest, the current and the newest vLLM agai
 	@sources="$$($(BIN)/python -m tests.integrations.vllm.fetch_releases $(RELEASES))" && \
 		HYPERPLUG_VLLM_SOURCES="$$sources" $(BIN)/python -m pytest \
 			tests/integrations/vllm/test_contract.py tests/integrations/vllm/test_released.py
+
+ray: install-dev  ## installs Ray and runs the tests on a real cluster of it
+	@$(PIP) install --editable ".[ray]" | $(STEPS)
+	$(BIN)/python -m pytest -m ray tests/integrations/ray
 
 format: install-dev  ## puts the code into form
 	$(BIN)/ruff check --fix .

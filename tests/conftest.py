@@ -53,7 +53,8 @@ def older_postgres_server() -> Iterator[str]:
 
 
 @contextmanager
-def _database(server: str) -> Iterator[str]:
+def postgres_database(server: str) -> Iterator[str]:
+    """Yields the URL of an empty database of that server, dropped afterwards."""
     name = f"test_{uuid.uuid4().hex}"
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     try:
@@ -70,14 +71,14 @@ def _database(server: str) -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """The URL of an empty PostgreSQL database, dropped after the test."""
-    with _database(postgres_server) as url:
+    with postgres_database(postgres_server) as url:
         yield url
 
 
 @pytest.fixture
 def second_postgres_url(postgres_server: str) -> Iterator[str]:
     """The URL of one more."""
-    with _database(postgres_server) as url:
+    with postgres_database(postgres_server) as url:
         yield url
 
 

@@ -48,7 +48,7 @@ def test_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert top == {"hyperplug", "hyperplug_vllm"}
+    assert top == {"hyperplug", "hyperplug_ray", "hyperplug_vllm"}
     for needed in (
         "hyperplug/migrations/env.py",
         "hyperplug/migrations/versions/0001_initial.py",
@@ -83,6 +83,18 @@ def test_entry_points_load_without_any_extra(environment: Path, tmp_path: Path) 
         home=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_ray_is_named_where_it_is_missing(environment: Path, tmp_path: Path) -> None:
+    code = (
+        "import hyperplug.errors, hyperplug_ray\n"
+        "try:\n"
+        "    hyperplug_ray.build_app({})\n"
+        "except hyperplug.errors.MissingExtraError as exc:\n"
+        "    print(exc)\n"
+    )
+    done = _run(environment / "python", "-c", code, home=tmp_path)
+    assert "pip install 'hyperplug[ray]'" in done.stdout, done.stderr
 
 
 def test_schema_is_created_from_the_wheel_alone(environment: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def _normal(argument: str) -> str:
 
 def _config_flags(file: Path) -> set[str]:
     """Returns the flags that a YAML file for vLLM's --config sets."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))

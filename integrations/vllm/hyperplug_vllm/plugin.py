@@ -106,6 +106,27 @@ def prepare(flags: compat.ServerFlags) -> Gateway:
     )
 
 
+def prepare_named(flags: compat.ServerFlags) -> Gateway:
+    """Returns the gateway of an engine that is asked for adapters by their names alone.
+
+    It loads neither text encoder nor hypernetwork: descriptions are resolved elsewhere.
+
+    Raises:
+        ConfigError: for an unsupported vLLM, or unusable settings.
+        HyperplugError: if the registry cannot be opened, or the base model's files are not there.
+    """
+    compat.require_supported()
+    folder = compat.served_folder(flags.model, revision=flags.revision)
+    serving = read_settings(flags.additional, base=str(folder))
+    registry = open_registry(settings=serving.settings)
+    try:
+        base = registry.base
+    except BaseException:
+        registry.close()
+        raise
+    return Gateway(_lookups(registry, serving), flags=flags, serving=serving, base=base.spec)
+
+
 def _lookups(registry: Registry, serving: ServingSettings) -> Lookups:
     lookups = Lookups(
         registry,

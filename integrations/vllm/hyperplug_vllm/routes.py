@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import replace
 from typing import Any
 
@@ -30,8 +30,8 @@ _MOST_FOUND = 100
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
-def add_routes(app: Any, gateway: Gateway) -> None:
-    """Adds the routes to a FastAPI application."""
+def add_routes(app: Any, gateway: Gateway, *, without: Container[str] = ()) -> None:
+    """Adds the routes to a FastAPI application, but for those named in `without`."""
     routes = Routes(gateway)
     for name, method, handler in (
         ("health", "GET", routes.health),
@@ -43,6 +43,8 @@ def add_routes(app: Any, gateway: Gateway) -> None:
         ("generate", "POST", routes.generate),
         ("warm-up", "POST", routes.warm_up),
     ):
+        if name in without:
+            continue
         body = _BODIES.get((name, method))
         app.add_api_route(
             f"{_PREFIX}/{name}",
