@@ -186,3 +186,8 @@ def test_the_metrics_are_the_sum_of_both(server: Replica, clients: Clients) -> N
     (one, *_) = clients.values()
     assert metric(one, "hyperplug_live_adapters") == sum(live) > 0
     assert metric(one, "hyperplug_lookups_in_flight") == 0
+
+
+def test_a_killed_api_server_ends_the_whole(server: Replica, clients: Clients) -> None:
+    """The last test of each server. Whoever started it sees that, and starts it again."""
+    server.kill(int(next(iter(clients))))
