@@ -138,11 +138,14 @@ def cluster(
             "VLLM_PLUGINS": "another",  # replicas add hyperplug, which mends vLLM
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
+            "RAY_TMPDIR": session,  # where Ray notes the address of the user's cluster
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "disabled",  # it would leave a token in the user's home
         }.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(ROOT), prepend=":")
+        root = Path(session) / "ray"
+        root.mkdir()
         nodes = Nodes()
         try:
             for address, home in zip(NODES, homes, strict=True):
@@ -151,7 +154,7 @@ def cluster(
                     object_store_memory=100 * 2**20,
                     include_dashboard=False,
                     node_ip_address=address,
-                    temp_dir=session,
+                    temp_dir=str(root),
                     env_vars={"HYPERPLUG_HOME": str(home)},
                 )
             ray.init(address=nodes.address, _node_ip_address=NODES[0], log_to_driver=False)
@@ -218,6 +221,10 @@ def test_tasks_are_answered_as_by_one_server(cluster: Cluster) -> None:
     assert cluster.text(BASE) == before
 
     assert cluster.ask(f"{BASE}:{SENTIMENT}").json()["model"] == own.name
+    completion = {"model": SENTIMENT, "prompt": PROMPT, "max_tokens": 4}
+    completed = cluster.http.post("/v1/completions", json=completion)
+    assert completed.json()["model"] == own.name
+    assert completed.headers["x-hyperplug-adapter"] == own.name
     streamed = cluster.ask(own.name, stream=True)
     assert own.name in streamed.text and streamed.text.rstrip().endswith("data: [DONE]")
 
