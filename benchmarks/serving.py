@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from hyperplug.evaluation.machine import hardware, versions
 from hyperplug.registry import Registry, open_registry
 
 PROMPT = "The plot is thin and the jokes fall flat. I left before the end of it."
+# vLLM's processes poll for a second after they have worked, on threads that the other one needs.
+_QUIET_SECONDS = 3.0
 SUBJECTS = ("hotel", "film", "book", "phone", "recipe", "song", "course", "game")
 QUALITIES = ("good or bad", "long or short", "old or new", "cheap or dear", "calm or loud")
 
@@ -101,7 +103,15 @@ class Client:
 @click.option("--json", "out", type=click.Path(path_type=Path))
 @click.option("--plots", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True)
-def main(requests: int, adapters: int, out: Path | None, plots: Path | None, seed: int) -> None:
+@click.option("--only", multiple=True, help="Part to measure; repeatable.")
+def main(
+    requests: int,
+    adapters: int,
+    out: Path | None,
+    plots: Path | None,
+    seed: int,
+    only: tuple[str, ...],
+) -> None:
     """Prints the figures as JSON."""
     with tempfile.TemporaryDirectory(prefix="hyperplug-benchmark-") as home:
         settings = load_settings(home=home)
@@ -116,7 +126,7 @@ def main(requests: int, adapters: int, out: Path | None, plots: Path | None, see
                 ServerProcess(bare(planned), log=Path(home) / "bare.log") as other,
             ):
                 servers = Servers(ours=server, bare=other)
-                run = Run(requests=requests, adapters=adapters, folders=folders, seed=seed)
+                run = Run(requests, adapters, folders, seed, parts=only)
                 result = asyncio.run(measure(servers, registry, run))
     result["hardware"] = hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     result["versions"] = versions()
@@ -138,12 +148,13 @@ class Servers:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How much is measured; `folders` has the adapters of all tasks by name."""
+    """How much is measured; `folders` has the adapters of all tasks by name, no `parts` are all."""
 
     requests: int
     adapters: int
     folders: Mapping[str, Path]
     seed: int
+    parts: Sequence[str] = ()
 
 
 def prepare(registry: Registry, count: int, home: Path) -> dict[str, Path]:
@@ -177,17 +188,20 @@ async def measure(servers: Servers, registry: Registry, run: Run) -> dict[str, A
             await client.ask(f"task-{number}")
             await client.ask(f"static-task-{number}")
         await client.ask(client.base)
-        return {
-            "adapters": run.adapters,
-            "requests": run.requests,
-            "warm": await warm(client, run.requests, run.adapters),
-            "not_loaded": await not_loaded(client, other, run),
-            "novel": await novel(client, run.adapters),
-            "resolution": await resolution(client, run.adapters),
-            "throughput": await throughput(client, run.requests, run.adapters),
-            "popularity": await popularity(client, run.requests, run.adapters, run.seed),
-            "stall": await stall(client, registry),
+        parts: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
+            "warm": lambda: warm(client, run.requests, run.adapters),
+            "throughput": lambda: throughput(client, run.requests, run.adapters),
+            "not_loaded": lambda: not_loaded(client, other, run),
+            "novel": lambda: novel(client, run.adapters),
+            "resolution": lambda: resolution(client, run.adapters),
+            "popularity": lambda: popularity(client, run.requests, run.adapters, run.seed),
+            "stall": lambda: stall(client, registry),
         }
+        found: dict[str, Any] = {"adapters": run.adapters, "requests": run.requests}
+        for name in run.parts or parts:
+            click.echo(name, err=True)
+            found[name] = await parts[name]()
+        return found
 
 
 async def warm(client: Client, requests: int, adapters: int) -> dict[str, Any]:
@@ -211,27 +225,30 @@ async def not_loaded(client: Client, other: Client, run: Run) -> dict[str, Any]:
     Each is followed by a request for what is loaded by then: the difference is what loading
     costs, the route and vLLM's first use of it included.
     """
-    ours, alone, load = [], [], []
-    await other.load("first", run.folders["task-0"])
-    await other.ask("first")
-    for number in range(run.adapters, 2 * run.adapters):
-        name = f"task-{number}"
+    names = [f"task-{number}" for number in range(run.adapters, 2 * run.adapters)]
+    ours, alone, steps = [], [], []
+    for name in names:
         started = time.perf_counter()
         response = await client.ask(name)
         cold = time.perf_counter() - started
-        load.append(timings(response)["load"])
+        steps.append(timings(response))
         ours.append(1000 * (cold - await client.seconds(name)))
+    await asyncio.sleep(_QUIET_SECONDS)
+    await other.load("first", run.folders["task-0"])
+    await other.ask("first")
+    for name in names:
         started = time.perf_counter()
         await other.load(name, run.folders[name])
         await other.ask(name)
         cold = time.perf_counter() - started
         alone.append(1000 * (cold - await other.seconds(name)))
+    await asyncio.sleep(_QUIET_SECONDS)
     extra, bare_extra = statistics.median(ours), statistics.median(alone)
     return {
         "extra_p50_ms": round(extra, 1),
         "bare_vllm_extra_p50_ms": round(bare_extra, 1),
         "ratio_to_bare_vllm": round(extra / bare_extra, 2),
-        "load_call_p50_ms": round(statistics.median(load), 1),
+        "steps_p50_ms": medians(steps),
     }
 
 
@@ -240,17 +257,14 @@ async def novel(client: Client, adapters: int, count: int = 12) -> dict[str, Any
     fresh, hot, steps = [], [], []
     for number in range(count):
         text = f"hyperplug:{description(1000 + number)}"
-        options = {"hyperplug": {"min_score": 1.0}}
         started = time.perf_counter()
-        response = await client.ask(text, **options)
+        response = await client.ask(text, hyperplug={"min_score": 1.0})
         fresh.append(1000 * (time.perf_counter() - started))
         steps.append(timings(response))
         hot.append(1000 * await client.seconds(f"task-{number % adapters}"))
     return {
         "extra_p50_ms": round(statistics.median(fresh) - statistics.median(hot), 1),
-        "steps_p50_ms": {
-            key: round(statistics.median(step[key] for step in steps), 1) for key in steps[0]
-        },
+        "steps_p50_ms": medians(steps),
     }
 
 
@@ -271,14 +285,16 @@ async def resolution(client: Client, adapters: int) -> dict[str, Any]:
 async def throughput(client: Client, requests: int, adapters: int) -> dict[str, Any]:
     """Tokens a second with 16 requests at once, through us and static, in turn."""
     rates: dict[str, list[float]] = {"ours": [], "static": []}
-    for _ in range(3):
-        for kind, prefix in (("ours", ""), ("static", "static-")):
+    for turn in range(4):
+        kinds = [("ours", ""), ("static", "static-")]
+        for kind, prefix in kinds if turn % 2 else reversed(kinds):
             names = [f"{prefix}task-{n % adapters}" for n in range(max(32, requests // 2))]
             rates[kind].append(await rate(client, names))
-    medians = {kind: statistics.median(values) for kind, values in rates.items()}
+    middle = {kind: statistics.median(values) for kind, values in rates.items()}
     return {
-        "tokens_per_second": {kind: round(value, 1) for kind, value in medians.items()},
-        "ratio": round(medians["ours"] / medians["static"], 3),
+        "tokens_per_second": {kind: round(value, 1) for kind, value in middle.items()},
+        "rounds": {kind: [round(value, 1) for value in values] for kind, values in rates.items()},
+        "ratio": round(middle["ours"] / middle["static"], 3),
     }
 
 
@@ -332,6 +348,11 @@ def timings(response: httpx.Response) -> dict[str, float]:
     """Returns the milliseconds of each step that a response tells."""
     steps = (step.partition(";dur=") for step in response.headers["x-hyperplug-timing"].split(", "))
     return {name: float(value) for name, _, value in steps}
+
+
+def medians(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns the median of each step, in milliseconds."""
+    return {key: round(statistics.median(step[key] for step in steps), 1) for key in steps[0]}
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
