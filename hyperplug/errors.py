@@ -178,3 +178,10 @@ class ServerError(HyperplugError):
     @staticmethod
     def _shown(message: str) -> str:
         return "\n".join(map(printable, message.split("\n")))
+
+
+def no_such_task(name: str, *, namespace: str) -> TaskNotFoundError:
+    """Returns the error for a name that no task has."""
+    return TaskNotFoundError(
+        f"no task {name!r} in namespace {namespace!r}", hint="run: hyperplug list-tasks"
+    )

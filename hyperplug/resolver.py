@@ -25,6 +25,8 @@ from hyperplug.errors import (
     BaseMismatchError,
     CheckpointError,
     ConfigError,
+    TaskNotFoundError,
+    no_such_task,
 )
 from hyperplug.models import Models
 from hyperplug.naming import (
@@ -86,11 +88,16 @@ class Resolver:
         examples: Sequence[Example],
         min_score: float | None,
         force: bool,
+        names_only: bool,
     ) -> Resolution:
         """Returns what serves a task name, an adapter name or a free description."""
         policy = _on_novel(on_novel)
         started = time.perf_counter()
-        exact = self._exact(name_or_text)
+        exact = self._named(name_or_text)
+        if exact is None:
+            if names_only:
+                raise self._unknown(name_or_text)
+            exact = self._word_for_word(name_or_text)
         lookup_ms = _since(started)
         if exact is not None:
             task, adapter = exact
@@ -128,8 +135,8 @@ class Resolver:
             )
         return adapter
 
-    def _exact(self, text: str) -> tuple[Task | None, Adapter | None] | None:
-        """Returns the task (and adapter) that a name or word-for-word text means."""
+    def _named(self, text: str) -> tuple[Task | None, Adapter | None] | None:
+        """Returns the task (and adapter) that a name means."""
         if isinstance(text, str) and split_adapter_name(text):
             adapter = self._named_adapter(text)
             return self._store.get_task(adapter.task_name, namespace=self._namespace), adapter
@@ -141,6 +148,14 @@ class Resolver:
             task = self._store.get_task(text, namespace=self._namespace)
             if task is not None:
                 return task, None
+        return None
+
+    def _unknown(self, name: str) -> TaskNotFoundError:
+        pair = split_alias_name(name)
+        return no_such_task(pair[0] if pair else name, namespace=self._namespace)
+
+    def _word_for_word(self, text: str) -> tuple[Task, None] | None:
+        """Returns the task whose description is that text."""
         digest = description_digest(check_description(text))
         task = self._store.find_task_by_text(digest, namespace=self._namespace)
         return None if task is None else (task, None)

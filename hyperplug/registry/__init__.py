@@ -57,6 +57,7 @@ class Registry(LearningCalls):
         examples: Sequence[Example] = (),
         min_score: float | None = None,
         force: bool = False,
+        names_only: bool = False,
     ) -> Resolution:
         """Returns what serves a task name, "task@alias", an adapter name or a free description.
 
@@ -65,14 +66,21 @@ class Registry(LearningCalls):
             examples: condition the adapter of a novel description.
             min_score: overrides the calibrated border of NEAREST.
             force: use an adapter even if it was found to harm.
+            names_only: an unknown name is an error, not a description.
 
         Raises:
+            TaskNotFoundError: with `names_only`, for what is no task's name.
             AdapterNotFoundError: for an adapter name that does not exist.
             InvalidDescriptionError: for text that can be no description.
             NovelTaskError: if nothing is near and `on_novel` is "error".
         """
         return self._resolver.resolve(
-            name_or_text, on_novel=on_novel, examples=examples, min_score=min_score, force=force
+            name_or_text,
+            on_novel=on_novel,
+            examples=examples,
+            min_score=min_score,
+            force=force,
+            names_only=names_only,
         )
 
     def thresholds(self) -> Thresholds:

@@ -15,7 +15,7 @@ from hyperplug.entities import (
     TaskDraft,
     TaskRevision,
 )
-from hyperplug.errors import DuplicateTaskError, HyperplugError, InvalidNameError, TaskNotFoundError
+from hyperplug.errors import DuplicateTaskError, HyperplugError, InvalidNameError, no_such_task
 from hyperplug.naming import check_description, description_digest
 from hyperplug.registry.base import RegistryBase
 
@@ -111,10 +111,7 @@ class TaskCalls(RegistryBase):
         """Returns the task of that name. Raises TaskNotFoundError."""
         task = self.store.get_task(name, namespace=self._namespace)
         if task is None:
-            raise TaskNotFoundError(
-                f"no task {name!r} in namespace {self._namespace!r}",
-                hint="see: hyperplug list-tasks",
-            )
+            raise no_such_task(name, namespace=self._namespace)
         return task
 
     def list_tasks(

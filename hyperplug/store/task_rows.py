@@ -9,7 +9,7 @@ from sqlalchemy import BindParameter, Select, bindparam, delete, exists, func, o
 from sqlalchemy.orm import Session
 
 from hyperplug.entities import Example, NewTask, Task, TaskChange, TaskRevision
-from hyperplug.errors import DuplicateTaskError, RegistryError, TaskNotFoundError
+from hyperplug.errors import DuplicateTaskError, RegistryError, TaskNotFoundError, no_such_task
 from hyperplug.store import embedding_rows
 from hyperplug.store.tables import (
     AdapterRow,
@@ -70,9 +70,7 @@ def require_row(session: Session, name: str, *, namespace: str) -> TaskRow:
     """
     row = find_row(session, name, namespace=namespace)
     if row is None:
-        raise TaskNotFoundError(
-            f"no task {name!r} in namespace {namespace!r}", hint="run: hyperplug list-tasks"
-        )
+        raise no_such_task(name, namespace=namespace)
     return row
 
 

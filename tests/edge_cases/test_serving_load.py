@@ -158,7 +158,7 @@ def test_edge_55_two_thousand_texts_stay_within_all_bounds_and_known_tasks_go_on
 ) -> None:
     registry.register_task("sums", "Add two numbers")
     digest = registry.get_adapter("sums").digest
-    client, per_minute, folders = VllmRules(room=PLACES), 20, 8
+    client, per_minute, folders = VllmRules(room=PLACES), 60, 8
     statuses: Counter[int] = Counter()
 
     async def run() -> None:
@@ -196,7 +196,7 @@ def test_edge_55_two_thousand_texts_stay_within_all_bounds_and_known_tasks_go_on
     asyncio.run(run())
     assert set(statuses) == {200, 429} and sum(statuses.values()) == 2000
     # Those of the first moment, and what comes to be allowed while it runs.
-    assert per_minute // 4 <= statuses[200] <= per_minute * 4
+    assert per_minute // 6 <= statuses[200] <= per_minute * 4
     assert len(registry.list_adapters()) == statuses[200] + 1
     assert not client.taken_away
 

@@ -12,7 +12,6 @@ from typing import TypeVar
 from hyperplug.adapters.library import Library
 from hyperplug.entities import Decision, OnNovel, Resolution, Timings
 from hyperplug.errors import NotFoundError, RegistryError
-from hyperplug.naming import split_alias_name
 from hyperplug.registry import Registry
 from hyperplug_vllm.answers import BusyError
 from hyperplug_vllm.limits import Allowance
@@ -179,15 +178,13 @@ class Lookups:
         return resolution
 
     def _looked_up(self, target: Target) -> Resolution:
-        pair, options = split_alias_name(target.text), target.options
-        if target.kind is TargetKind.TASK or pair:
-            # An unknown name is no description.
-            self._registry.get_task(pair[0] if pair else target.text)
+        options = target.options
         return self._registry.resolve(
             target.text,
             on_novel=options.on_novel or self._on_novel,
             min_score=self._min_score if options.min_score is None else options.min_score,
             examples=options.examples,
+            names_only=target.kind is not TargetKind.TEXT,
         )
 
     def _land(self, key: _Flight, flight: asyncio.Future[Resolution]) -> None:
