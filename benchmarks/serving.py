@@ -383,6 +383,7 @@ def draw(result: dict[str, Any], folder: Path) -> None:
     axis.barh(list(bars), list(bars.values()), color="#4c72b0")
     axis.invert_yaxis()
     axis.set(xlabel="milliseconds to the first token, median")
+    axis.margins(x=0.1)
     for position, value in enumerate(bars.values()):
         axis.text(value, position, f" {value:.0f}", va="center")
     figure.tight_layout()
