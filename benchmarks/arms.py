@@ -13,15 +13,14 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from hyperplug.evaluation.stages import run
 from hyperplug.hypernet.train import best_file
 
 PLAIN = ("--composed", "0", "--rewordings", "0", "--in-prompt", "0")
@@ -235,15 +234,6 @@ def measure(
     result = ("--json", out / f"{name}.json", "--answers", out / f"{name}.jsonl")
     report = ("--report", out / "report")
     run("evaluate", "--tasks", splits["test"], "--arms", "all", *given, *limits, *result, *report)
-
-
-def run(*arguments: object) -> None:
-    """Runs a hyperplug command; ends with its exit code if it fails."""
-    command: Sequence[str] = [sys.executable, "-m", "hyperplug", *map(str, arguments)]
-    click.echo(" ".join(command[1:]), err=True)
-    done = subprocess.run(command)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import click
 
 from hyperplug.basemodel import resolve_base
 from hyperplug.config import load_settings
+from hyperplug.evaluation.stages import run
 from hyperplug.hypernet.checkpoint import load_checkpoint
 from hyperplug.hypernet.loading import load_frozen, pick_device, pick_dtype
 from hyperplug.hypernet.losses import AnswerLoss
@@ -82,11 +81,10 @@ def train(
     """Returns the validation losses of one point, training it unless it is there."""
     file = name.with_name(f"{name.name}.safetensors")
     if not file.is_file():
-        command = [
-            *(sys.executable, "-m", "hyperplug", "train-hypernet", "--tasks", tasks, "--out"),
-            *(file, "--steps", steps, "--compiled", "on", *kept, *options),
-        ]
-        subprocess.run(list(map(str, command)), check=True)
+        run(
+            *("train-hypernet", "--tasks", tasks, "--out", file),
+            *("--steps", steps, "--compiled", "on", *kept, *options),
+        )
         file.with_suffix(".state.pt").unlink(missing_ok=True)
     with file.with_suffix(".csv").open() as log:
         return numbers(list(csv.DictReader(log))[-1])

@@ -11,14 +11,13 @@ command; one whose file is there is not run again.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hyperplug.evaluation.machine import hardware, versions
+from hyperplug.evaluation.stages import run
 from hyperplug.hypernet.loading import pick_device
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -99,13 +98,6 @@ def main(
 def shown(arm: dict[str, Any]) -> dict[str, Any]:
     """Returns what is kept of an arm's figures."""
     return {key: arm[key] for key in ("family_mean", "low", "high")}
-
-
-def run(*arguments: object) -> None:
-    """Runs a hyperplug command; ends with its exit code if it fails."""
-    done = subprocess.run([sys.executable, "-m", "hyperplug", *map(str, arguments)])
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:

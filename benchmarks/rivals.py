@@ -1,0 +1,202 @@
+"""Ways to adapt a model to a new task, side by side: what each brings and what it costs.
+
+    python benchmarks/rivals.py --tasks CORPUS --out DIR --static FILE [--json OUT] [--plot OUT.png]
+
+CORPUS has train and test tasks. The starts of MAML and Reptile are trained on the former; all ways
+then answer the same questions of some of the latter, after the same 20 steps on the same 8 examples
+where they train on any. --static is a LoRA of all training tasks (`benchmarks/arms.py` makes one).
+The stages are processes of the `hyperplug` command: what is done is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyperplug.config import load_settings
+from hyperplug.evaluation.stages import run
+from hyperplug.registry import open_registry
+
+STARTS = ("maml", "reptile")
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to adapt.
+
+    Attributes:
+        label: in tables and plots.
+        examples: of the task that it needs.
+        stores: what it keeps for each task: "text", "adapter" or "nothing".
+    """
+
+    label: str
+    examples: int
+    stores: str
+
+
+WAYS = {
+    "base": Way("nothing", 0, "nothing"),
+    "prompt": Way("say it in the prompt", 0, "text"),
+    "shots-8": Way("show it in the prompt", 8, "text"),
+    "rag": Way("retrieve an example into the prompt", 64, "text"),
+    "lora": Way("train a LoRA from scratch", 8, "adapter"),
+    "static": Way("one LoRA for all tasks", 0, "nothing"),
+    "static-refined": Way("that LoRA, refined", 8, "adapter"),
+    "reptile": Way("Reptile, refined", 8, "adapter"),
+    "maml": Way("first-order MAML, refined", 8, "adapter"),
+    "hypernet": Way("generate an adapter", 0, "adapter"),
+    "hypernet-both": Way("generate it from examples too", 8, "adapter"),
+    "refined": Way("generate it so and refine it", 8, "adapter"),
+}
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--tasks", type=_PATH, required=True)
+@click.option("--out", type=_PATH, required=True, help="For what is done.")
+@click.option("--static", type=_PATH, required=True, help="A LoRA of all training tasks.")
+@click.option("--limit-tasks", default=22, show_default=True)
+@click.option("--limit-examples", default=5, show_default=True, help="To be asked.")
+@click.option(
+    "--start-steps", default=200, show_default=True, help="Of MAML's and Reptile's start."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "result", type=_PATH)
+@click.option("--plot", type=_PATH)
+def main(
+    tasks: Path,
+    out: Path,
+    static: Path,
+    limit_tasks: int,
+    limit_examples: int,
+    start_steps: int,
+    seed: int,
+    result: Path | None,
+    plot: Path | None,
+) -> None:
+    """Prints the table as Markdown."""
+    out.mkdir(parents=True, exist_ok=True)
+    starts = {name: out / f"{name}.safetensors" for name in STARTS}
+    for name, file in starts.items():
+        if not file.is_file():
+            run(
+                *("train-start", "--method", name, "--tasks", tasks, "--out", file),
+                *("--steps", start_steps, "--seed", seed),
+            )
+    table = out / "rivals.json"
+    run(
+        *("evaluate", "--tasks", tasks, "--arms", ",".join(WAYS), "--static", static),
+        *(part for name, file in starts.items() for part in (f"--{name}", file)),
+        *("--limit-tasks", limit_tasks, "--limit-examples", limit_examples, "--seed", seed),
+        *("--dtype", "auto", "--json", table, "--answers", out / "rivals.jsonl"),
+    )
+    measured = json.loads(table.read_text())
+    rows = {name: row(name, measured["arms"]) for name in WAYS}
+    kept = ("tasks", "families", "examples_total", "seed", "hardware", "versions", "settings")
+    content = {"ways": rows} | {key: measured[key] for key in kept}
+    if result is not None:
+        result.write_text(f"{json.dumps(content, indent=1)}\n", encoding="utf-8")
+    if plot is not None:
+        draw(rows, plot)
+    click.echo(markdown(rows))
+
+
+def row(name: str, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns what a way brings and costs."""
+    way, arm = WAYS[name], arms[name]
+    tokens = arm["prompt_tokens"] - arms["base"]["prompt_tokens"]
+    return {
+        "score": arm["family_mean"],
+        "low": arm["low"],
+        "high": arm["high"],
+        "examples": way.examples,
+        "seconds_to_adapt": arm.get("adapt_seconds", 0.0),
+        "prompt_tokens_more": round(tokens, 1),
+        "stored": way.stores,
+    }
+
+
+def adapter_bytes() -> int:
+    """Returns the size of a generated adapter; LoRAs that are trained here have the same."""
+    with open_registry(settings=load_settings()) as registry:
+        return len(registry.generator.generate("Answer yes or no.").data)
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the table."""
+    stored = {
+        "nothing": "0",
+        "text": "its text",
+        "adapter": f"{adapter_bytes() / _MIB:.1f} MiB",
+    }
+    head = (
+        "way",
+        "score (95 %)",
+        "examples",
+        "time to adapt",
+        "prompt tokens more",
+        "a task keeps",
+    )
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, found in rows.items():
+        cells = (
+            WAYS[name].label,
+            f"{found['score']:.1f} ({found['low']:.1f} to {found['high']:.1f})",
+            str(found["examples"]),
+            duration(found["seconds_to_adapt"]),
+            f"{found['prompt_tokens_more']:.0f}",
+            stored[found["stored"]],
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as people say it."""
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.0f} s"
+
+
+def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draws score against prompt tokens, and how long each way takes to adapt."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    names = sorted(rows, key=lambda name: rows[name]["score"])
+    values = [rows[name]["score"] for name in names]
+    whiskers = [
+        [rows[name]["score"] - rows[name]["low"] for name in names],
+        [rows[name]["high"] - rows[name]["score"] for name in names],
+    ]
+    ours = {"hypernet", "hypernet-both", "refined"}
+    colours = ["#1f77b4" if name in ours else "#aaaaaa" for name in names]
+    axis.barh(
+        [WAYS[n].label for n in names], values, xerr=whiskers, color=colours, ecolor="#555555"
+    )
+    for position, name in enumerate(names):
+        found = rows[name]
+        costs = [
+            f"{found['examples']} examples" if found["examples"] else "",
+            duration(found["seconds_to_adapt"]) if found["seconds_to_adapt"] else "",
+            f"+{found['prompt_tokens_more']:.0f} tokens" if found["prompt_tokens_more"] > 1 else "",
+        ]
+        axis.text(found["high"] + 1, position, ", ".join(filter(None, costs)), va="center", size=8)
+    axis.set_xlim(0, max(rows[name]["high"] for name in names) + 22)
+    axis.set_xlabel("score on tasks of unseen datasets (0 to 100), 95 % interval")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
