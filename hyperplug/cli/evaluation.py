@@ -84,6 +84,8 @@ def evaluate(
     examples-shuffled  the adapter from 8 examples of another task
     refined            hypernet-both after 20 steps on its 8 examples
     lora               a LoRA trained from scratch on 8 examples
+    lora-sequential    one LoRA, trained on 8 examples of each task in turn
+    full-sequential    all weights of the model, likewise
     rag                description and the nearest of 64 stored examples in the prompt
 
     \b

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from hyperplug.adapters.peft_format import unpack
 from hyperplug.embedding import Embedder
 from hyperplug.entities import AdapterWeights, Decision, Example
 from hyperplug.errors import ConfigError
+from hyperplug.evaluation.answers import Answerer
 from hyperplug.evaluation.arms import Arm, Source, Words
 from hyperplug.evaluation.artefacts import Artefacts
 from hyperplug.evaluation.loras import LoraBank
@@ -53,6 +54,7 @@ class Conditions:
         partners: the task that shuffled arms take descriptions from.
         partners_shown: examples of that task.
         stored: examples of the task that are not asked, for prompts to draw from.
+        sequence: the measured tasks, in the order in which some arms learn them.
     """
 
     seed: int
@@ -60,6 +62,7 @@ class Conditions:
     partners: Mapping[str, CorpusTask]
     partners_shown: Mapping[str, Sequence[Example]]
     stored: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    sequence: Sequence[CorpusTask] = ()
 
 
 class AdapterMaker:
@@ -81,6 +84,7 @@ class AdapterMaker:
         self._modules = modules
         self._tuner = tuner
         self._tuned: dict[tuple[Arm, str], list[LoraBatch]] = {}
+        self._models: dict[Arm, Answerer] = {}
         self._kept: dict[Source, list[LoraBatch]] = {}
         self._decided: dict[str, Served] = {}
 
@@ -93,15 +97,29 @@ class AdapterMaker:
 
         None if the base model answers alone.
         """
-        if arm.adapter is Source.NONE:
+        if arm.adapter in (Source.NONE, Source.WEIGHTS):
             return None
-        if arm.steps:
+        if arm.is_refined:
             return _stacked([self._trained(arm, task) for task in tasks])
+        if arm.adapter is Source.SEQUENTIAL:
+            if arm.adapter not in self._kept:
+                self._kept[arm.adapter] = self._sequential(arm)
+            return self._kept[arm.adapter]
         if arm.adapter in _SHARED:
             if arm.adapter not in self._kept:
                 self._kept[arm.adapter] = self._shared(arm.adapter)
             return self._kept[arm.adapter]
         return _stacked([self._own(arm, task) for task in tasks])
+
+    def model(self, arm: Arm) -> Answerer | None:
+        """Returns the model that answers for an arm; None for the frozen base model."""
+        if arm.adapter is not Source.WEIGHTS:
+            return None
+        if arm not in self._models:
+            self._models[arm] = self._training(arm).tune_weights(
+                self._lessons(arm), steps=arm.steps
+            )
+        return self._models[arm]
 
     def decision(self, task: CorpusTask) -> Decision:
         """Returns what the policy decides for a task's description."""
@@ -130,14 +148,34 @@ class AdapterMaker:
         """Returns an adapter refined on the task's examples; each is trained once."""
         key = (arm, task.id)
         if key not in self._tuned:
-            if self._tuner is None:
-                raise ConfigError(f"arm {arm.name!r} has to train", hint="leave it out")
             start = None
             if arm.adapter is not Source.SCRATCH:
                 start = self.loras(replace(arm, steps=0), [task])
             examples = tuple(self._conditions.shown.get(task.id, ()))[: arm.examples]
-            self._tuned[key] = self._tuner.tune(arm.adapter, start, examples, steps=arm.steps)
+            self._tuned[key] = self._training(arm).tune(
+                arm.adapter, start, examples, steps=arm.steps
+            )
         return self._tuned[key]
+
+    def _sequential(self, arm: Arm) -> list[LoraBatch]:
+        """Returns one adapter after it was trained on all tasks, one after another."""
+        loras: list[LoraBatch] | None = None
+        for examples in self._lessons(arm):
+            loras = self._training(arm).tune(arm.adapter, loras, examples, steps=arm.steps)
+        if loras is None:
+            raise ConfigError(f"arm {arm.name!r} has no task to learn", hint="leave it out")
+        return loras
+
+    def _lessons(self, arm: Arm) -> Iterator[tuple[Example, ...]]:
+        """Yields what is learned of each task, the description in the prompt."""
+        for task in self._conditions.sequence:
+            shown = tuple(self._conditions.shown.get(task.id, ()))[: arm.examples]
+            yield tuple(described(example, task.descriptions[0]) for example in shown)
+
+    def _training(self, arm: Arm) -> Tuner:
+        if self._tuner is None:
+            raise ConfigError(f"arm {arm.name!r} has to train", hint="leave it out")
+        return self._tuner
 
     def _words(self, words: Words, task: CorpusTask) -> str | None:
         if words is Words.NONE:
@@ -219,6 +257,11 @@ def nearest_weights(
     powers = np.exp((scores[order] - scores[order[0]]) / _TEMPERATURE)
     weights = powers / powers.sum()
     return {bank.ids[row]: float(weight) for row, weight in zip(order, weights, strict=True)}
+
+
+def described(example: Example, description: str) -> Example:
+    """Returns an example as a prompt has it that says the task."""
+    return replace(example, input=f"{description}\n\n{example.input}")
 
 
 def _unpacked(weights: AdapterWeights) -> list[LoraBatch]:

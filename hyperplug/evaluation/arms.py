@@ -26,6 +26,8 @@ class Source(StrEnum):
     SCRATCH = "scratch"
     MAML = "maml"
     REPTILE = "reptile"
+    SEQUENTIAL = "sequential"
+    WEIGHTS = "weights"
     POLICY = "policy"
 
 
@@ -59,6 +61,16 @@ _WITHOUT_TEXT = (
     Source.SCRATCH,
     Source.MAML,
     Source.REPTILE,
+    Source.SEQUENTIAL,
+    Source.WEIGHTS,
+)
+_STANDING = (
+    Source.SHARED_PART,
+    Source.STATIC,
+    Source.STATIC_PROMPT,
+    Source.MEAN,
+    Source.SEQUENTIAL,
+    Source.WEIGHTS,
 )
 _OF_A_HYPERNET = (Source.HYPERNET, Source.SHARED_PART, Source.POLICY)
 
@@ -75,7 +87,7 @@ class Arm:
         described: whether the description is in the prompt.
         shots: how many examples are in the prompt, as earlier turns.
         retrieved: how many of the task's stored examples are there, the nearest to the input.
-        steps: for how many steps at most the adapter is trained on `examples` examples.
+        steps: for how many steps at most it is trained on `examples` examples of a task.
     """
 
     name: str
@@ -98,6 +110,16 @@ class Arm:
     def needs_embedder(self) -> bool:
         """Whether descriptions or inputs have to be encoded."""
         return self.retrieved > 0 or self.adapter not in _WITHOUT_TEXT
+
+    @property
+    def standing(self) -> bool:
+        """Whether the same adapter or weights answer all tasks, and whatever is none."""
+        return not self.is_refined and self.adapter in _STANDING
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether each task has an adapter that was trained on its own examples alone."""
+        return self.steps > 0 and self.adapter not in (Source.SEQUENTIAL, Source.WEIGHTS)
 
     @property
     def option(self) -> str | None:
@@ -193,6 +215,18 @@ ALL_ARMS = (
     _tuned("maml", "LoRA refined on 8 examples from a start by MAML (--maml)", Source.MAML),
     _tuned(
         "reptile", "LoRA refined on 8 examples from a start by Reptile (--reptile)", Source.REPTILE
+    ),
+    replace(
+        _tuned(
+            "lora-sequential",
+            "one LoRA trained on 8 examples of each task in turn, the description in the prompt",
+            Source.SEQUENTIAL,
+        ),
+        described=True,
+    ),
+    replace(
+        _tuned("full-sequential", "likewise all weights of the model", Source.WEIGHTS),
+        described=True,
     ),
     Arm(
         name="rag",

@@ -28,25 +28,29 @@ class _Chosen:
 
 
 class BatchRun:
-    """A batch that several arms answer; its prompts are read once for all of them."""
+    """A batch that several arms answer; its prompts are read once for all of them that ask the
+    same model."""
 
     def __init__(self, rows: Sequence[Row], *, answerer: Answerer, adapters: AdapterMaker) -> None:
         self._rows = rows
         self._answerer = answerer
         self._adapters = adapters
-        self._reading: Reading | None = None
+        self._readings: dict[Answerer, Reading] = {}
 
     def answer(self, arm: Arm) -> FinishedBatch:
         """Returns an arm's answers; none for tasks that it has no adapter for."""
         started = time.monotonic()
-        if self._reading is None:
-            self._reading = self._answerer.read([row.prompt for row in self._rows])
+        begun = time.monotonic()
+        answerer = self._adapters.model(arm) or self._answerer
+        training = time.monotonic() - begun
+        if answerer not in self._readings:
+            self._readings[answerer] = answerer.read([row.prompt for row in self._rows])
         chosen = _choose(self._rows, [self._adapters.covers(arm, row.task) for row in self._rows])
         begun = time.monotonic()
         loras = self._adapters.loras(arm, chosen.tasks) if chosen.tasks else None
-        adapting = time.monotonic() - begun
-        texts = self._answerer.answer(
-            self._reading, _by_row(loras, chosen.task_of_row), rows=chosen.rows
+        adapting = training + time.monotonic() - begun
+        texts = answerer.answer(
+            self._readings[answerer], _by_row(loras, chosen.task_of_row), rows=chosen.rows
         )
         return FinishedBatch(
             arm=arm.name,

@@ -109,7 +109,11 @@ def _measure(
     answerer = Answerer(frozen, tokenizer)
     modules = artefacts.target_modules
     shapes = {path: artefacts.base.spec.module_shapes[path] for path in modules}
-    tuner = Tuner(frozen, tokenizer, shapes, seed=options.seed)
+
+    def copy() -> FrozenBase:
+        return load_frozen(artefacts.base, modules, device=frozen.device, dtype=frozen.dtype)
+
+    tuner = Tuner(frozen, tokenizer, shapes, seed=options.seed, copy=copy)
     adapters = AdapterMaker(artefacts, subject.conditions, modules=modules, tuner=tuner)
     prompts = PromptMaker(
         answerer, tokenizer, conditions=subject.conditions, embedder=artefacts.embedder

@@ -49,7 +49,7 @@ def gather(
         decisions=(
             {task.id: adapters.decision(task).value for task in subject.tasks} if decided else {}
         ),
-        unrelated=_unrelated(subject, record) if options.unrelated else None,
+        unrelated=_unrelated(subject, options, record) if options.unrelated else None,
     )
 
 
@@ -128,10 +128,12 @@ def _prompt_tokens(arm: str, subject: Subject, record: PartialFile) -> float:
     return round(statistics.fmean(means), 1) if means else 0.0
 
 
-def _unrelated(subject: Subject, record: PartialFile) -> Unrelated:
+def _unrelated(subject: Subject, options: BenchmarkOptions, record: PartialFile) -> Unrelated:
+    bare = unrelated.asked_bare()
     return Unrelated(
         questions=len(unrelated.QUESTIONS),
-        base=_mean(unrelated.asked_bare(), unrelated.BARE.name, record),
+        base=_mean(bare, unrelated.BARE.name, record),
+        standing={arm.name: _mean(bare, arm.name, record) for arm in options.arms if arm.standing},
         mounted={
             unrelated.task_id(asked): _mean(asked, unrelated.MOUNTED.name, record)
             for asked in unrelated.asked_under(subject.tasks)

@@ -198,6 +198,10 @@ def _other_figures(result: BenchmarkResult) -> str:
             f"adapters of {len(other.mounted)} tasks it loses {other.loss:.1f} points on average "
             "(wanted: at most 1)."
         )
+        lines += [
+            f"{arm}, which answers whatever is asked: {score:.1f}."
+            for arm, score in other.standing.items()
+        ]
     return "\n".join(f"- {line}" for line in lines)
 
 

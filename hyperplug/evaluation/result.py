@@ -29,11 +29,13 @@ class Unrelated:
         questions: how many are asked.
         base: the base model's own score, 0 to 100.
         mounted: the score under the adapter of each task, by task id.
+        standing: the score of each arm whose adapter or weights answer whatever is asked.
     """
 
     questions: int
     base: float
     mounted: Mapping[str, float]
+    standing: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -166,7 +168,10 @@ class BenchmarkResult:
             decisions=content.get("decisions", {}),
             unrelated=other
             and Unrelated(
-                questions=other["questions"], base=other["base"], mounted=other["mounted"]
+                questions=other["questions"],
+                base=other["base"],
+                mounted=other["mounted"],
+                standing=other.get("standing", {}),
             ),
         )
 
@@ -229,4 +234,5 @@ def _unrelated_dict(unrelated: Unrelated) -> dict[str, Any]:
         "base": round(unrelated.base, 2),
         "loss": round(unrelated.loss, 2),
         "mounted": {name: round(score, 2) for name, score in unrelated.mounted.items()},
+        "standing": {name: round(score, 2) for name, score in unrelated.standing.items()},
     }

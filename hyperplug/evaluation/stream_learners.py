@@ -7,6 +7,7 @@ hypernetwork, with and without what keeps it from forgetting.
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ import numpy as np
 import torch
 
 from hyperplug.entities import ModuleShape
-from hyperplug.errors import TrainingError
-from hyperplug.evaluation.lora_group import LoraGroup, LoraRecipe, draws, schedule
+from hyperplug.evaluation.finetuning import WeightTrainer
+from hyperplug.evaluation.lora_group import LoraGroup, LoraRecipe, draws
 from hyperplug.evaluation.lora_tasks import LoraTask
 from hyperplug.evaluation.stream_tasks import StreamTask, joined_task
 from hyperplug.hypernet.batches import Sampling, few_sequences
@@ -31,7 +32,6 @@ from hyperplug.hypernet.states import LowerStates
 from hyperplug.hypernet.train import TrainConfig, Trainer
 
 _SEQUENCES_A_TASK = 2  # of a hypernetwork's step
-_GRADIENT_NORM = 1.0
 _WARMUP = 0.1  # as `train-hypernet --extend` has it
 
 
@@ -200,33 +200,23 @@ class WholeModel:
 
     def __init__(self, base: FrozenBase, budget: Budget) -> None:
         """Takes a base model of its own: its weights change."""
-        self._base, self._budget = base, budget
-        self._losses = AnswerLoss(base, states=None)
+        self._trainer, self._budget = WeightTrainer(base), budget
 
     def learn(self, tasks: Sequence[StreamTask], file: Path) -> None:
         """Trains all weights on the tasks' examples together."""
         budget = self._budget
         joined = joined_task([task.told for task in tasks])
         drawn = draws(joined, length=_longest([joined]), seed=budget.seed)
-        parameters = list(self._base.model.requires_grad_(True).parameters())
-        optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0, fused=True)
-        steps = budget.steps * len(tasks)
-        for step in range(steps):
-            rate = budget.learning_rate * schedule(step, steps=steps)
-            optimizer.param_groups[0]["lr"] = rate
-            loss = self._losses(None, [next(drawn) for _ in range(budget.rows)]).mean()
-            if not loss.isfinite():
-                raise TrainingError(f"the loss is {loss} at step {step}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, _GRADIENT_NORM)
-            optimizer.step()
-        self._base.model.requires_grad_(False)
-        _save(file, self._base.model.state_dict())
+        self._trainer.train(
+            ([next(drawn) for _ in range(budget.rows)] for _ in itertools.count()),
+            steps=budget.steps * len(tasks),
+            learning_rate=budget.learning_rate,
+        )
+        _save(file, self._trainer.state())
 
     def load(self, tasks: Sequence[StreamTask], file: Path) -> None:
         """Reads the weights."""
-        self._base.model.load_state_dict(torch.load(file, weights_only=True))
+        self._trainer.load(torch.load(file, weights_only=True))
 
     def loras(self, task: StreamTask) -> list[LoraBatch] | None:
         """Returns None: there is no adapter."""

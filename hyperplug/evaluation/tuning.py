@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from hyperplug.adapters.peft_format import unpack
 from hyperplug.entities import AdapterWeights, Example, ModuleShape
+from hyperplug.errors import ConfigError
+from hyperplug.evaluation.answers import Answerer
 from hyperplug.evaluation.arms import Source
+from hyperplug.evaluation.finetuning import WeightTrainer
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.model import LoraBatch
 from hyperplug.hypernet.refine import MIN_EXAMPLES, Refiner, RefineRecipe
@@ -22,6 +26,8 @@ LEARNING_RATES: Mapping[Source, float] = {
     Source.MAML: 1e-3,
     Source.REPTILE: 1e-3,
     Source.SCRATCH: 2e-3,
+    Source.SEQUENTIAL: 1e-3,
+    Source.WEIGHTS: 2e-5,
 }
 _RANK = 16
 
@@ -33,6 +39,7 @@ class Tuner:
 
     Args:
         modules: what `frozen` adapts, in its order.
+        copy: loads the base model once more, for `tune_weights`.
     """
 
     def __init__(
@@ -43,8 +50,11 @@ class Tuner:
         *,
         seed: int,
         learning_rates: Mapping[Source, float] = LEARNING_RATES,
+        copy: Callable[[], FrozenBase] | None = None,
     ) -> None:
         self._refiner = Refiner(frozen, tokenizer, modules)
+        self._tokenizer = tokenizer
+        self._copy = copy
         self._modules = modules
         self._seed = seed
         self._learning_rates = learning_rates
@@ -70,6 +80,22 @@ class Tuner:
             return list(start)
         refined = self._refiner.refine_loras(start, examples, recipe=recipe)
         return list(start) if refined.weights is None else self._loras(refined.weights)
+
+    def tune_weights(self, tasks: Iterable[Sequence[Example]], *, steps: int) -> Answerer:
+        """Returns a copy of the base model, all weights trained on one task after another."""
+        if self._copy is None:
+            raise ConfigError("the base model cannot be trained", hint="leave that arm out")
+        model = self._copy()
+        trainer = WeightTrainer(model)
+        for examples in tasks:
+            sequences = self._refiner.sequences(examples)
+            if sequences:
+                trainer.train(
+                    itertools.repeat(sequences),
+                    steps=steps,
+                    learning_rate=self._learning_rates[Source.WEIGHTS],
+                )
+        return Answerer(model, self._tokenizer)
 
     def _nothing(self) -> list[LoraBatch]:
         return [

@@ -94,6 +94,7 @@ def choose_subject(options: BenchmarkOptions, say: Callable[[str], None]) -> Sub
             shown=shown,
             partners=partners,
             stored=_stored(every, asked, options),
+            sequence=tuple(asked[task.id] for task in chosen),
             partners_shown={id_: shown[partner.id] for id_, partner in partners.items()},
         ),
     )
@@ -117,7 +118,8 @@ def list_works(
         for wanted, arms in sorted(by_regime.items(), key=lambda entry: entry[0])
     ]
     if options.unrelated:
-        works += _unrelated_works(subject, prompts)
+        standing = tuple(arm for arm in options.arms if arm.standing)
+        works += _unrelated_works(subject, prompts, standing)
     return tuple(works)
 
 
@@ -154,13 +156,15 @@ def digest(subject: Subject) -> str:
     return hasher.hexdigest()
 
 
-def _unrelated_works(subject: Subject, prompts: PromptMaker) -> list[Work]:
+def _unrelated_works(
+    subject: Subject, prompts: PromptMaker, standing: tuple[Arm, ...]
+) -> list[Work]:
     asked = partial(prompts.plain, max_new_tokens=unrelated.MAX_NEW_TOKENS)
     return [
         Work(
             key="unrelated-bare",
             rows=_rows([unrelated.asked_bare()], asked),
-            arms=(unrelated.BARE,),
+            arms=(unrelated.BARE, *standing),
         ),
         Work(
             key="unrelated-mounted",

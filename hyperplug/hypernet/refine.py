@@ -224,7 +224,7 @@ class Refiner:
         Raises:
             ConfigError: for too few usable examples.
         """
-        _, held_back = split(self._sequences(examples), seed=recipe.seed)
+        _, held_back = split(self.sequences(examples), seed=recipe.seed)
         loras = self._unpacked(weights)
         return _mean(AnswerLoss(self._frozen, states=None), loras, held_back)
 
@@ -237,7 +237,7 @@ class Refiner:
         recipe: RefineRecipe,
         on_step: Callable[[RefineProgress], None],
     ) -> Refined:
-        train, held_back = split(self._sequences(examples), seed=recipe.seed)
+        train, held_back = split(self.sequences(examples), seed=recipe.seed)
         losses = AnswerLoss(
             self._frozen, states=LowerStates(self._frozen, budget_bytes=_STATES_BYTES)
         )
@@ -313,7 +313,8 @@ class Refiner:
         }
         return pack(pairs, alpha=float(loras[0].a.shape[1]))
 
-    def _sequences(self, examples: Sequence[Example]) -> list[TokenSequence]:
+    def sequences(self, examples: Sequence[Example]) -> list[TokenSequence]:
+        """Returns the examples that are short enough to be trained on, as tokens."""
         task = CorpusTask(
             id="task",
             family="task",

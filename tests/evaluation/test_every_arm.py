@@ -164,6 +164,14 @@ def test_unrelated_questions_are_asked_under_one_adapter_a_family(everything: Ev
     assert found is not None and found.questions == len(unrelated.QUESTIONS)
     assert set(found.mounted) == {"agree", "greet"}
     assert 0 <= found.base <= 100
+    assert set(found.standing) == {
+        "static-part",
+        "static",
+        "static-prompt",
+        "mean",
+        "lora-sequential",
+        "full-sequential",
+    }
     assert found.loss == pytest.approx(found.base - sum(found.mounted.values()) / 2)
 
 
