@@ -2,28 +2,37 @@
 
     python benchmarks/rivals.py --tasks CORPUS --out DIR --static FILE [--json OUT] [--plot OUT.png]
 
-CORPUS has train and test tasks. The starts of MAML and Reptile are trained on the former; all ways
-then answer the same questions of some of the latter, after the same 20 steps on the same 8 examples
-where they train on any. --static is a LoRA of all training tasks (`benchmarks/arms.py` makes one).
+CORPUS has train and test tasks. The starts of MAML and Reptile are trained on the former; all
+ways then answer the same questions of some of the latter, after the same 20 steps on the same 8
+examples where they train on any. --static is a LoRA of all training tasks (`benchmarks/arms.py`
+makes one). What always answers is also asked simple questions that are no task: they show what
+is left of the base model's own knowledge. The time to the first token is the base model's for a
+prompt as long as the way's.
 The stages are processes of the `hyperplug` command: what is done is not done again.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
+from hyperplug.basemodel import resolve_base
 from hyperplug.config import load_settings
 from hyperplug.evaluation.stages import run
+from hyperplug.hypernet.loading import load_frozen, pick_device, pick_dtype
 from hyperplug.registry import open_registry
 
 STARTS = ("maml", "reptile")
 _MIB = 2**20
+_ROUNDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +43,23 @@ class Way:
         label: in tables and plots.
         examples: of the task that it needs.
         stores: what it keeps for each task: "text", "adapter" or "nothing".
+        adapted: whether an adapter is applied.
     """
 
     label: str
     examples: int
     stores: str
+    adapted: bool = True
 
 
 WAYS = {
-    "base": Way("nothing", 0, "nothing"),
-    "prompt": Way("say it in the prompt", 0, "text"),
-    "shots-8": Way("show it in the prompt", 8, "text"),
-    "rag": Way("retrieve an example into the prompt", 64, "text"),
-    "lora": Way("train a LoRA from scratch", 8, "adapter"),
+    "base": Way("nothing", 0, "nothing", adapted=False),
+    "prompt": Way("say it in the prompt", 0, "text", adapted=False),
+    "shots-8": Way("show it in the prompt", 8, "text", adapted=False),
+    "rag": Way("RAG: retrieve 4 of 64 examples into the prompt", 64, "text", adapted=False),
+    "full-sequential": Way("fine-tune all weights, task by task", 8, "nothing", adapted=False),
+    "lora-sequential": Way("fine-tune one LoRA, task by task", 8, "nothing"),
+    "lora": Way("fine-tune a LoRA of the task's own", 8, "adapter"),
     "static": Way("one LoRA for all tasks", 0, "nothing"),
     "static-refined": Way("that LoRA, refined", 8, "adapter"),
     "reptile": Way("Reptile, refined", 8, "adapter"),
@@ -96,10 +109,12 @@ def main(
         *("evaluate", "--tasks", tasks, "--arms", ",".join(WAYS), "--static", static),
         *(part for name, file in starts.items() for part in (f"--{name}", file)),
         *("--limit-tasks", limit_tasks, "--limit-examples", limit_examples, "--seed", seed),
-        *("--dtype", "auto", "--json", table, "--answers", out / "rivals.jsonl"),
+        *("--dtype", "auto", "--json", table, "--answers", out / "rivals.jsonl", "--unrelated"),
     )
     measured = json.loads(table.read_text())
-    rows = {name: row(name, measured["arms"]) for name in WAYS}
+    rows = {name: row(name, measured["arms"], measured["unrelated"]) for name in WAYS}
+    for name, milliseconds in first_tokens(measured["arms"]).items():
+        rows[name]["first_token_ms"] = milliseconds
     kept = ("tasks", "families", "examples_total", "seed", "hardware", "versions", "settings")
     content = {"ways": rows} | {key: measured[key] for key in kept}
     if result is not None:
@@ -109,8 +124,13 @@ def main(
     click.echo(markdown(rows))
 
 
-def row(name: str, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns what a way brings and costs."""
+def row(
+    name: str, arms: Mapping[str, Mapping[str, Any]], unrelated: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what a way brings and costs.
+
+    Whatever has adapters for tasks alone leaves other requests to the base model as it is.
+    """
     way, arm = WAYS[name], arms[name]
     tokens = arm["prompt_tokens"] - arms["base"]["prompt_tokens"]
     return {
@@ -121,7 +141,35 @@ def row(name: str, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "seconds_to_adapt": arm.get("adapt_seconds", 0.0),
         "prompt_tokens_more": round(tokens, 1),
         "stored": way.stores,
+        "own_knowledge": unrelated["standing"].get(name, unrelated["base"]),
     }
+
+
+def first_tokens(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the median time in which the base model reads a prompt, in ms, by way."""
+    settings = load_settings()
+    device = pick_device("auto")
+    with open_registry(settings=settings) as registry:
+        generator = registry.generator
+        loras = generator.loras("Answer yes or no.", ())
+        frozen = load_frozen(
+            resolve_base(settings.base, cache=settings.cache),
+            generator.spec.target_modules,
+            device=device,
+            dtype=pick_dtype("auto", device),
+        )
+    taken: dict[str, list[float]] = {name: [] for name in WAYS}
+    with torch.no_grad():
+        for _ in range(_ROUNDS + 1):
+            for name, way in WAYS.items():
+                prompt = torch.ones(1, round(arms[name]["prompt_tokens"]), dtype=torch.long)
+                started = time.perf_counter()
+                hidden = frozen.adapted_hidden(
+                    loras if way.adapted else None, token_ids=prompt.to(device)
+                )
+                frozen.logits(hidden[:, -1]).argmax().item()
+                taken[name].append(time.perf_counter() - started)
+    return {name: round(1000 * statistics.median(s[1:]), 1) for name, s in taken.items()}
 
 
 def adapter_bytes() -> int:
@@ -143,7 +191,9 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "examples",
         "time to adapt",
         "prompt tokens more",
+        "first token",
         "a task keeps",
+        "own knowledge",
     )
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, found in rows.items():
@@ -153,7 +203,9 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
             str(found["examples"]),
             duration(found["seconds_to_adapt"]),
             f"{found['prompt_tokens_more']:.0f}",
+            f"{found['first_token_ms']:.0f} ms",
             stored[found["stored"]],
+            f"{found['own_knowledge']:.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
