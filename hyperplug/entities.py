@@ -97,6 +97,21 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What to expect of an adapter before anybody has tried it.
+
+    Attributes:
+        support: from this nearness to the training descriptions on, up to the next promise's.
+        gain: expected drop of the answer loss, in nats a token, against the base model alone.
+        confidence: chance that there is a drop at all, 0 to 1.
+    """
+
+    support: float
+    gain: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HypernetSpec:
     """Identity of a hypernetwork checkpoint.
 

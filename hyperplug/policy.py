@@ -14,6 +14,9 @@ FORCED = "forced"
 CHECKED_EXAMPLES = "checked_examples"
 # Cosine of the task's description to the nearest one that the hypernetwork was trained on.
 SUPPORT = "support"
+# What calibration lets expect of an adapter of that support.
+PREDICTED_GAIN = "predicted_gain"
+CONFIDENCE = "confidence"
 
 
 def decide(

@@ -21,7 +21,7 @@ from hyperplug.entities import (
 from hyperplug.errors import AdapterNotFoundError, CorruptAdapterError, HyperplugError
 from hyperplug.models import Models
 from hyperplug.naming import CURRENT, generation_key
-from hyperplug.policy import FORCED, GAIN, SUPPORT
+from hyperplug.policy import CONFIDENCE, FORCED, GAIN, PREDICTED_GAIN, SUPPORT
 from hyperplug.store import Store
 
 _log = logging.getLogger(__name__)
@@ -98,15 +98,24 @@ class AdapterSupply:
                     task_revision=task.revision,
                     parent=before.name if before is not None else None,
                     embedder_id=spec.embedder_id,
-                    metrics={SUPPORT: self._support(task.description)},
+                    metrics=self._expected(task.description),
                 ),
                 alias=alias,
             )
 
-    def _support(self, description: str) -> float:
-        """Returns how near a description is to what the hypernetwork was trained on."""
-        embedding = self._models.embedder.embed([description])[0]
-        return self._models.generator.support(embedding)
+    def _expected(self, description: str) -> dict[str, float]:
+        """Returns how near a description is to what the hypernetwork was trained on, and what
+        that lets expect."""
+        generator = self._models.generator
+        support = generator.support(self._models.embedder.embed([description])[0])
+        promise = generator.promise(support)
+        if promise is None:
+            return {SUPPORT: support}
+        return {
+            SUPPORT: support,
+            PREDICTED_GAIN: promise.gain,
+            CONFIDENCE: promise.confidence,
+        }
 
     def checked(self, adapter: Adapter, *, task: Task) -> Adapter:
         """Returns the adapter with its gain over the base model on the task's examples.

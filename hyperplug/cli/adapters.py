@@ -16,7 +16,7 @@ from hyperplug.cli.context import (
     pass_globals,
     registry_options,
 )
-from hyperplug.cli.gains import GAIN_METRICS, check_options, gain_line, tell_harm
+from hyperplug.cli.gains import TOLD_METRICS, check_options, gain_line, promise_line, tell_harm
 from hyperplug.cli.output import (
     adapter_summary,
     local_time,
@@ -154,12 +154,19 @@ def show_adapter(shared: Globals, name: str, as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
-        print_fields({**summary, "metrics": _other_metrics(adapter), "gain": gain_line(adapter)})
+        print_fields(
+            {
+                **summary,
+                "metrics": _other_metrics(adapter),
+                "predicted gain": promise_line(adapter),
+                "gain": gain_line(adapter),
+            }
+        )
 
 
 def _other_metrics(adapter: Adapter) -> dict[str, float]:
-    """Returns the figures that `gain_line` does not tell."""
-    return {name: value for name, value in adapter.metrics.items() if name not in GAIN_METRICS}
+    """Returns the figures that no line of their own tells."""
+    return {name: value for name, value in adapter.metrics.items() if name not in TOLD_METRICS}
 
 
 @click.command("export-adapter")

@@ -8,9 +8,21 @@ import click
 
 from hyperplug.cli.output import say
 from hyperplug.entities import Adapter
-from hyperplug.policy import CHECKED_EXAMPLES, FORCED, GAIN, LOSS_ADAPTER, LOSS_BASE, harm
+from hyperplug.policy import (
+    CHECKED_EXAMPLES,
+    CONFIDENCE,
+    FORCED,
+    GAIN,
+    LOSS_ADAPTER,
+    LOSS_BASE,
+    PREDICTED_GAIN,
+    harm,
+)
 
-GAIN_METRICS = (GAIN, LOSS_BASE, LOSS_ADAPTER, CHECKED_EXAMPLES, FORCED)
+TOLD_METRICS = (
+    *(GAIN, LOSS_BASE, LOSS_ADAPTER, CHECKED_EXAMPLES, FORCED),
+    *(PREDICTED_GAIN, CONFIDENCE),
+)
 
 
 def check_options(command: Any) -> Any:
@@ -38,6 +50,14 @@ def gain_line(adapter: Adapter) -> str:
     if metrics[GAIN] < 0:
         line += "; harms, not used" if harm(adapter) else "; harms, used all the same"
     return line
+
+
+def promise_line(adapter: Adapter) -> str:
+    """Returns what was to be expected of the adapter, "-" if nothing is known."""
+    metrics = adapter.metrics
+    if PREDICTED_GAIN not in metrics:
+        return "-"
+    return f"{metrics[PREDICTED_GAIN]:+.2f} (helps with {metrics[CONFIDENCE]:.0%} confidence)"
 
 
 def tell_harm(adapter: Adapter | None) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hyperplug.errors import MissingExtraError
 from hyperplug.evaluation.tables import table
 from hyperplug.hypernet.checkpoint import write_atomically
-from hyperplug.hypernet.curves import Border, Pair, Probe, Source, harm_curve, risk_curve
+from hyperplug.hypernet.curves import Border, Pair, Probe, Source, harm_curve, promises, risk_curve
 from hyperplug.hypernet.measuring import Calibration
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def summary(calibration: Calibration) -> dict[str, Any]:
         "near": calibration.near.reason,
         "support": calibration.support.reason,
         "before": asdict(calibration.before),
+        "promises": [asdict(promise) for promise in promises(calibration.probes)],
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperplug.entities import HypernetSpec, Thresholds
+from hyperplug.entities import HypernetSpec, Promise, Thresholds
 from hyperplug.errors import CheckpointError
 from hyperplug.hypernet.model import AdapterNetwork
 from hyperplug.hypernet.networks import build_network, config_as_dict, config_from_dict
@@ -40,6 +40,12 @@ class Checkpoint:
     thresholds: Thresholds
     fingerprint: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def promises(self) -> tuple[Promise, ...]:
+        """What calibration lets expect of its adapters, by rising support; () without any."""
+        steps = self.training.get("calibration", {}).get("promises", ())
+        return tuple(Promise(**step) for step in steps)
 
     @property
     def spec(self) -> HypernetSpec:

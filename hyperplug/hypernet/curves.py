@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperplug.entities import Promise
+
 # A border must hold over at least so many pairs: the share of bad ones among fewer is noise.
 _MIN_PAIRS = 20
 _NEVER = 1.0  # no two different texts are so near
 _QUANTILE = 0.02
+_DIGITS = 3
 
 
 class Source(StrEnum):
@@ -133,24 +136,55 @@ def near_border(curve: Sequence[RiskPoint], *, bound: float) -> Border:
 def harm_curve(probes: Sequence[Probe]) -> tuple[HarmPoint, ...]:
     """Returns the chance of harm by support, which by assumption never rises with it.
 
-    Isotonic regression by pooling adjacent violators. Junk and tasks weigh the same in
-    total, as if a request were as likely one as the other.
+    Junk and tasks weigh the same in total, as if a request were as likely one as the other.
     """
-    ordered = sorted(probes, key=lambda probe: probe.support)
-    junk = sum(probe.source is Source.JUNK for probe in ordered)
-    weights = [1 / (junk if p.source is Source.JUNK else len(ordered) - junk) for p in ordered]
-    blocks: list[tuple[float, float, int]] = []  # weight, harmed weight, probes
-    for probe, weight in zip(ordered, weights, strict=True):
-        block = (weight, weight * (probe.harm > 0), 1)
-        while blocks and blocks[-1][1] * block[0] <= block[1] * blocks[-1][0]:
-            before = blocks.pop()
-            block = (before[0] + block[0], before[1] + block[1], before[2] + block[2])
-        blocks.append(block)
-    chances = [harmed / weight for weight, harmed, count in blocks for _ in range(count)]
+    ordered, weights = _weighed(probes)
+    chances = _never_rising([float(probe.harm > 0) for probe in ordered], weights)
     return tuple(
         HarmPoint(support=probe.support, chance=chance)
         for probe, chance in zip(ordered, chances, strict=True)
     )
+
+
+def promises(probes: Sequence[Probe]) -> tuple[Promise, ...]:
+    """Returns what to expect of an adapter by support, as steps, the lowest support first.
+
+    The mean gain and the chance of one, neither of which falls as support rises, by the
+    assumption of `harm_curve`.
+    """
+    ordered, weights = _weighed(probes)
+    losses = _never_rising([probe.harm for probe in ordered], weights)
+    steps: list[Promise] = []
+    for point, loss in zip(harm_curve(probes), losses, strict=True):
+        promise = Promise(
+            support=round(point.support, _DIGITS),
+            gain=round(-loss, _DIGITS),
+            confidence=round(1 - point.chance, _DIGITS),
+        )
+        if not steps or replace(promise, support=steps[-1].support) != steps[-1]:
+            steps.append(promise)
+    return tuple(steps)
+
+
+def _weighed(probes: Sequence[Probe]) -> tuple[list[Probe], list[float]]:
+    """Returns the probes by support, and weights with which tasks and junk sum to 1 each."""
+    ordered = sorted(probes, key=lambda probe: probe.support)
+    junk = sum(probe.source is Source.JUNK for probe in ordered)
+    return ordered, [
+        1 / (junk if probe.source is Source.JUNK else len(ordered) - junk) for probe in ordered
+    ]
+
+
+def _never_rising(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Returns the nearest values that never rise: isotonic regression by pooling."""
+    blocks: list[tuple[float, float, int]] = []  # weight, weighted sum, values
+    for value, weight in zip(values, weights, strict=True):
+        block = (weight, weight * value, 1)
+        while blocks and blocks[-1][1] * block[0] <= block[1] * blocks[-1][0]:
+            before = blocks.pop()
+            block = (before[0] + block[0], before[1] + block[1], before[2] + block[2])
+        blocks.append(block)
+    return [total / weight for weight, total, count in blocks for _ in range(count)]
 
 
 def support_border(probes: Sequence[Probe], *, bound: float) -> Border:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,14 @@ from torch import Tensor
 from hyperplug.adapters.peft_format import pack
 from hyperplug.basemodel import BaseModel
 from hyperplug.embedding import Embedder
-from hyperplug.entities import AdapterWeights, BaseModelSpec, Example, HypernetSpec, Thresholds
+from hyperplug.entities import (
+    AdapterWeights,
+    BaseModelSpec,
+    Example,
+    HypernetSpec,
+    Promise,
+    Thresholds,
+)
 from hyperplug.errors import BaseMismatchError, CheckpointError
 from hyperplug.hypernet.checkpoint import Checkpoint, load_checkpoint, shipped_checkpoint
 from hyperplug.hypernet.encoding import (
@@ -51,6 +59,7 @@ class Generator:
         self.thresholds: Thresholds = checkpoint.thresholds
         self._network = checkpoint.network
         self._support: NDArray[np.float32] = checkpoint.support.float().numpy()
+        self._promises = checkpoint.promises
         self._embedder = embedder
         self._lock = threading.Lock()  # one generation at a time: they share the cores
 
@@ -63,6 +72,11 @@ class Generator:
     def support(self, embedding: NDArray[np.float32]) -> float:
         """Returns the cosine of a task embedding to the nearest training description."""
         return float(np.max(self._support @ embedding))
+
+    def promise(self, support: float) -> Promise | None:
+        """Returns what to expect of an adapter of that support; None if it was not calibrated."""
+        reached = bisect.bisect_right(self._promises, support, key=lambda step: step.support)
+        return self._promises[max(0, reached - 1)] if self._promises else None
 
     def generate(self, description: str, examples: Sequence[Example] = ()) -> AdapterWeights:
         """Returns the adapter for a description, in one forward pass.

@@ -50,6 +50,17 @@ def test_calibrate_measures_reports_and_writes(
         "thresholds"
     ]
     assert after.training["calibration"]["tasks"] == 1
+    models = ["--base", str(tiny.base), "--hypernet", str(hypernet)]
+    generate = ("generate-adapter", "--description", "Say no.", "--json")
+    adapter = json.loads(hyperplug(*generate, *models).out)
+    metrics = adapter["metrics"]
+    steps = [step for step in after.promises if step.support <= metrics["support"]]
+    promise = steps[-1] if steps else after.promises[0]
+    assert (metrics["predicted_gain"], metrics["confidence"]) == (promise.gain, promise.confidence)
+    told = only_line(
+        hyperplug("show-adapter", adapter["name"], *models).out, start="predicted gain "
+    )
+    assert f"{promise.gain:+.2f} (helps with {promise.confidence:.0%} confidence)" in told
 
 
 def test_calibrate_wants_tasks_and_shares(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hyperplug.basemodel import BaseModel
 from hyperplug.config import load_settings
 from hyperplug.embedding import Embedder, TextEncoding
-from hyperplug.entities import AdapterWeights, Example, HypernetSpec, Thresholds
+from hyperplug.entities import AdapterWeights, Example, HypernetSpec, Promise, Thresholds
 from hyperplug.registry import Registry, open_registry
 from tests.adapters.samples import BASE, MODULES, weights
 
@@ -77,6 +77,10 @@ class SeededGenerator:
     def support(self, embedding: NDArray[np.float32]) -> float:
         """Returns the nearness to what it was trained on: always near."""
         return 1.0
+
+    def promise(self, support: float) -> Promise | None:
+        """Returns None: it was never calibrated."""
+        return None
 
     def generate(self, description: str, examples: Sequence[Example] = ()) -> AdapterWeights:
         """Returns weights that depend on itself and the text."""

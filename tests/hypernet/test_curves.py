@@ -10,6 +10,7 @@ from hyperplug.hypernet.curves import (
     Source,
     harm_curve,
     near_border,
+    promises,
     risk_curve,
     support_border,
 )
@@ -72,6 +73,15 @@ def test_junk_weighs_as_much_as_tasks_however_much_there_is() -> None:
         junk = [probe(0.3, 1.0, Source.JUNK)] * count + [probe(0.5, 1.0, Source.JUNK)] * count
         # At 0.5 half of the tasks' weight is unharmed, half of the junk's harmed.
         assert harm_curve([*tasks, *junk])[-1].chance == pytest.approx(0.5)
+
+
+def test_promises_are_steps_that_never_fall() -> None:
+    """Of the mixed ones in the middle, the mean."""
+    tasks = [probe(0.1, 2.0), probe(0.2, -1.0), probe(0.3, 1.0), probe(0.4, -4.0)]
+    steps = promises(tasks)
+    assert [step.support for step in steps] == [0.1, 0.2, 0.4]
+    assert [step.gain for step in steps] == pytest.approx([-2.0, 0.0, 4.0])
+    assert [step.confidence for step in steps] == pytest.approx([0.0, 0.5, 1.0])
 
 
 def test_support_lies_where_generating_begins_to_help_more_often() -> None:

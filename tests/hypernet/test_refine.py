@@ -154,7 +154,7 @@ def test_too_few_examples(refiner: Refiner, start: AdapterWeights) -> None:
 
 
 def test_split_is_by_seed(refiner: Refiner) -> None:
-    numbers = refiner._sequences([Example(input=f"{n}", output=f"{n}") for n in range(40)])
+    numbers = refiner.sequences([Example(input=f"{n}", output=f"{n}") for n in range(40)])
     train, held_back = split(numbers, seed=0)
     assert (len(train), len(held_back)) == (30, 10)
     assert split(numbers, seed=0) == (train, held_back)
