@@ -11,6 +11,7 @@ command; one whose file is there is not run again.
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,17 @@ from hyperplug.evaluation.machine import hardware, versions
 from hyperplug.evaluation.stages import run
 from hyperplug.hypernet.loading import pick_device
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
+GENERATED = ("q_proj", "v_proj", "o_proj", "down_proj")
+EVERY = (*GENERATED, "k_proj", "gate_proj", "up_proj")
 # Rank, modules, and of the last layers how many, 0 for all; the first is what is generated.
 SIZES: dict[str, tuple[int, tuple[str, ...], int]] = {
-    "rank 16": (16, ATTENTION, 12),
-    "rank 4": (4, ATTENTION, 12),
-    "rank 1": (1, ATTENTION, 12),
-    "rank 64": (64, ATTENTION, 12),
+    "rank 16": (16, GENERATED, 12),
+    "rank 1": (1, GENERATED, 12),
+    "rank 4": (4, GENERATED, 12),
+    "rank 64": (64, GENERATED, 12),
     "rank 16, query and value alone": (16, ("q_proj", "v_proj"), 12),
-    "rank 16, MLP alone": (16, MLP, 12),
-    "rank 16, all projections": (16, ATTENTION + MLP, 12),
-    "rank 16, all layers": (16, ATTENTION, 0),
+    "rank 16, all projections": (16, EVERY, 12),
+    "rank 16, all layers": (16, GENERATED, 0),
 }
 BESIDE = ("base", "hypernet")
 
@@ -77,9 +77,9 @@ def main(
                 *("evaluate", "--tasks", tasks, "--arms", arms, "--oracle", loras),
                 *(*count, "--limit-examples", limit_examples, "--json", table),
             )
-        measured = json.loads(table.read_text())["arms"]
-        found |= {arm: shown(measured[arm]) for arm in BESIDE if arm in measured}
-        found[name] = shown(measured["oracle"]) | {"bytes": loras.stat().st_size}
+        measured = json.loads(table.read_text())
+        found |= {arm: shown(measured, arm) for arm in BESIDE if arm in measured["arms"]}
+        found[name] = shown(measured, "oracle")
     content = {
         "steps": steps,
         "scores": found,
@@ -95,9 +95,16 @@ def main(
         draw(found, plot)
 
 
-def shown(arm: dict[str, Any]) -> dict[str, Any]:
+def shown(measured: dict[str, Any], name: str) -> dict[str, Any]:
     """Returns what is kept of an arm's figures."""
-    return {key: arm[key] for key in ("family_mean", "low", "high")}
+    arm = measured["arms"][name]
+    categories: dict[str, list[float]] = {}
+    for task, score in arm["tasks"].items():
+        category = measured["task_details"][task]["category"]
+        categories.setdefault(category, []).append(score)
+    return {key: arm[key] for key in ("family_mean", "low", "high")} | {
+        "categories": {c: round(statistics.fmean(s), 1) for c, s in sorted(categories.items())}
+    }
 
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
