@@ -161,6 +161,8 @@ def promises(probes: Sequence[Probe]) -> tuple[Promise, ...]:
             gain=round(-loss, _DIGITS),
             confidence=round(1 - point.chance, _DIGITS),
         )
+        if steps and promise.support == steps[-1].support:
+            steps.pop()
         if not steps or replace(promise, support=steps[-1].support) != steps[-1]:
             steps.append(promise)
     return tuple(steps)
