@@ -57,7 +57,10 @@ def promise_line(adapter: Adapter) -> str:
     metrics = adapter.metrics
     if PREDICTED_GAIN not in metrics:
         return "-"
-    return f"{metrics[PREDICTED_GAIN]:+.2f} (helps with {metrics[CONFIDENCE]:.0%} confidence)"
+    return (
+        f"{metrics[PREDICTED_GAIN]:+.2f} nats a token "
+        f"(confidence {metrics[CONFIDENCE]:.0%}: of held-out tasks this near, so many gained)"
+    )
 
 
 def tell_harm(adapter: Adapter | None) -> None:

@@ -60,7 +60,7 @@ def test_calibrate_measures_reports_and_writes(
     told = only_line(
         hyperplug("show-adapter", adapter["name"], *models).out, start="predicted gain "
     )
-    assert f"{promise.gain:+.2f} (helps with {promise.confidence:.0%} confidence)" in told
+    assert f"{promise.gain:+.2f} nats a token (confidence {promise.confidence:.0%}:" in told
 
 
 def test_calibrate_wants_tasks_and_shares(
