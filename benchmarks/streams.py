@@ -1,7 +1,7 @@
 """What a stream of tasks leaves behind: learning one task after another, and forgetting.
 
     python benchmarks/streams.py --tasks CORPUS/validation.jsonl.gz --known CORPUS/train.jsonl.gz \\
-        --out DIR [--tasks-count 15] [--orders 3] [--chunk 3] [--json OUT]
+        --out DIR [--tasks-count 15] [--orders 3] [--chunk 3] [--json OUT] [--plot OUT.png]
 
 A stage brings `--chunk` classification tasks, of as many families as there are. After each,
 every learner is measured on the tasks that it has seen and on those of the next stage, by
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import random
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -366,7 +367,8 @@ _PATH = click.Path(path_type=Path)
 @click.option("--device")
 @click.option("--quick", is_flag=True, help="Three tasks, two steps each: does it work?")
 @click.option("--json", "result", type=_PATH, help="Write the figures there too.")
-def main(quick: bool, result: Path | None, **given: Any) -> None:
+@click.option("--plot", type=_PATH)
+def main(quick: bool, result: Path | None, plot: Path | None, **given: Any) -> None:
     """Prints the figures as JSON."""
     chosen = (QUICK if quick else {}) | {k: v for k, v in given.items() if v is not None}
     if "arms" in chosen:
@@ -375,6 +377,48 @@ def main(quick: bool, result: Path | None, **given: Any) -> None:
     click.echo(json.dumps(found, indent=1))
     if result is not None:
         _write(result, found)
+    if plot is not None:
+        draw(found, plot)
+
+
+def draw(found: Mapping[str, Any], path: Path) -> None:
+    """Draws what each arm scores right after learning, at the end, and of its own knowledge."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    arms = found["arms"]
+    places = np.arange(len(arms))
+    series = {
+        "right after learning each task": [a["mean"]["score"]["learned"] for a in arms.values()],
+        "the same tasks, when all are learned": [a["mean"]["score"]["acc"] for a in arms.values()],
+        "simple questions that are no task, then": [
+            _mean([order["own"]["after"] for order in a["orders"]]) for a in arms.values()
+        ],
+    }
+    own = _mean([order["own"]["before"] for a in arms.values() for order in a["orders"]])
+    figure, axis = plt.subplots(figsize=(9, 6), layout="constrained")
+    height = 0.26
+    for number, (name, values) in enumerate(series.items()):
+        bars = axis.barh(
+            places + (number - 1) * height,
+            values,
+            height,
+            label=name,
+            color=("#9ecae1", "#1f77b4", "#bbbbbb")[number],
+        )
+        axis.bar_label(bars, fmt=" %.0f", fontsize=8)
+    axis.axvline(own, color="#888888", linewidth=0.8, linestyle=":")
+    axis.text(own, -0.75, "before", fontsize=8, color="#888888", ha="center")
+    axis.set_yticks(places, [textwrap.fill(arm["meaning"], 34) for arm in arms.values()])
+    axis.invert_yaxis()
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("score, 0 to 100")
+    axis.legend(loc="outside upper center", ncols=3, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.streams import ARMS, QUICK, Stream, StreamOptions
+from benchmarks.streams import ARMS, QUICK, Stream, StreamOptions, draw
 from hyperplug.errors import ConfigError, TrainingError
 from hyperplug.evaluation.stream_learners import GrowingGenerator
 from tests.evaluation.conftest import World
@@ -53,6 +53,9 @@ def test_every_arm_is_measured(options: StreamOptions, world: World) -> None:
     last = retrieval["marks"][-1]
     for number, (task,) in enumerate(retrieval["stages"], start=1):
         assert retrieval["marks"][number][task] == last[task]
+    plot = options.out / "plot.png"
+    draw(found, plot)
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_learners_learn_and_the_penalty_keeps_what_is_known(
