@@ -415,7 +415,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     axis.invert_yaxis()
     axis.set_xlim(0, 100)
     axis.set_xlabel("score, 0 to 100")
-    axis.legend(loc="outside upper center", ncols=3, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
