@@ -29,6 +29,7 @@ from hyperplug.embedding import load_embedder
 from hyperplug.entities import AdapterWeights, Example
 from hyperplug.evaluation.adapters import Conditions
 from hyperplug.evaluation.answers import Answerer
+from hyperplug.evaluation.comparisons import TaskScores, interval
 from hyperplug.evaluation.machine import hardware, versions
 from hyperplug.evaluation.metrics import score
 from hyperplug.evaluation.prompts import PromptMaker, Regime
@@ -185,6 +186,10 @@ def main(
     result = {
         "curves": {name: curve([found[name] for found in done.values()]) for name in STARTS},
         "fewer_steps": fewer_steps(done),
+        "ahead": {
+            look: ahead(done, ("generated", "20"), ("scratch", look), seed=seed)
+            for look in ("20", "80", "best")
+        },
         "tasks": len(done),
         "examples": examples,
         "asked": limit_examples,
@@ -229,6 +234,24 @@ def fewer_steps(done: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def ahead(
+    done: Mapping[str, Any], first: tuple[str, str], second: tuple[str, str], *, seed: int
+) -> dict[str, float]:
+    """Returns by how many points one start's look is ahead of another's, with its interval."""
+    scores = {
+        task: found[first[0]][first[1]]["score"] - found[second[0]][second[1]]["score"]
+        for task, found in done.items()
+    }
+    tasks = [
+        TaskScores(id=task, family=task, metric="", examples=1, scores={"ahead": points})
+        for task, points in scores.items()
+    ]
+    estimate = interval(tasks, "ahead", seed=seed)
+    if estimate is None:
+        return {}
+    return {key: round(getattr(estimate, key), 1) for key in ("mean", "low", "high")}
+
+
 def draw(curves: Mapping[str, Any], path: Path, *, examples: int) -> None:
     """Writes the plot."""
     import matplotlib as mpl
@@ -250,11 +273,12 @@ def draw(curves: Mapping[str, Any], path: Path, *, examples: int) -> None:
                 found["best"][figure_name], color=colours[name], linestyle=":", linewidth=1
             )
         axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(-0.2, 1.1 * max(LOOKS))
         axis.set_xticks([0, *LOOKS], [str(step) for step in (0, *LOOKS)])
         axis.set_xlabel(f"steps on {examples} examples")
         axis.set_title(title)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    axes[1].legend(frameon=False, loc="upper right")
     figure.savefig(path, dpi=120)
 
 
