@@ -105,12 +105,13 @@ def main(
                 *("--steps", start_steps, "--seed", seed),
             )
     table = out / "rivals.json"
-    run(
-        *("evaluate", "--tasks", tasks, "--arms", ",".join(WAYS), "--static", static),
-        *(part for name, file in starts.items() for part in (f"--{name}", file)),
-        *("--limit-tasks", limit_tasks, "--limit-examples", limit_examples, "--seed", seed),
-        *("--dtype", "auto", "--json", table, "--answers", out / "rivals.jsonl", "--unrelated"),
-    )
+    if not table.is_file():
+        run(
+            *("evaluate", "--tasks", tasks, "--arms", ",".join(WAYS), "--static", static),
+            *(part for name, file in starts.items() for part in (f"--{name}", file)),
+            *("--limit-tasks", limit_tasks, "--limit-examples", limit_examples, "--seed", seed),
+            *("--dtype", "auto", "--json", table, "--answers", out / "rivals.jsonl", "--unrelated"),
+        )
     measured = json.loads(table.read_text())
     rows = {name: row(name, measured["arms"], measured["unrelated"]) for name in WAYS}
     for name, milliseconds in first_tokens(measured["arms"]).items():
