@@ -81,6 +81,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--start-steps", default=200, show_default=True, help="Of MAML's and Reptile's start."
 )
+@click.option("--without", multiple=True, type=click.Choice(tuple(WAYS)), help="Leave out.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "result", type=_PATH)
 @click.option("--plot", type=_PATH)
@@ -91,13 +92,15 @@ def main(
     limit_tasks: int,
     limit_examples: int,
     start_steps: int,
+    without: tuple[str, ...],
     seed: int,
     result: Path | None,
     plot: Path | None,
 ) -> None:
     """Prints the table as Markdown."""
     out.mkdir(parents=True, exist_ok=True)
-    starts = {name: out / f"{name}.safetensors" for name in STARTS}
+    ways = [name for name in WAYS if name not in without]
+    starts = {name: out / f"{name}.safetensors" for name in STARTS if name in ways}
     for name, file in starts.items():
         if not file.is_file():
             run(
@@ -107,14 +110,15 @@ def main(
     table = out / "rivals.json"
     if not table.is_file():
         run(
-            *("evaluate", "--tasks", tasks, "--arms", ",".join(WAYS), "--static", static),
+            *("evaluate", "--tasks", tasks, "--arms", ",".join(ways), "--static", static),
             *(part for name, file in starts.items() for part in (f"--{name}", file)),
             *("--limit-tasks", limit_tasks, "--limit-examples", limit_examples, "--seed", seed),
             *("--dtype", "auto", "--json", table, "--answers", out / "rivals.jsonl", "--unrelated"),
         )
     measured = json.loads(table.read_text())
-    rows = {name: row(name, measured["arms"], measured["unrelated"]) for name in WAYS}
-    for name, milliseconds in first_tokens(measured["arms"]).items():
+    rows = {name: row(name, measured["arms"], measured["unrelated"]) for name in ways}
+    lengths = {name: measured["arms"][name]["prompt_tokens"] for name in ways}
+    for name, milliseconds in first_tokens(lengths).items():
         rows[name]["first_token_ms"] = milliseconds
     kept = ("tasks", "families", "examples_total", "seed", "hardware", "versions", "settings")
     content = {"ways": rows} | {key: measured[key] for key in kept}
@@ -146,8 +150,12 @@ def row(
     }
 
 
-def first_tokens(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Returns the median time in which the base model reads a prompt, in ms, by way."""
+def first_tokens(lengths: Mapping[str, float]) -> dict[str, float]:
+    """Returns the median time in which the base model reads a prompt, in ms, by way.
+
+    Args:
+        lengths: of each way's prompts, in tokens.
+    """
     settings = load_settings()
     device = pick_device("auto")
     with open_registry(settings=settings) as registry:
@@ -159,14 +167,14 @@ def first_tokens(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
             device=device,
             dtype=pick_dtype("auto", device),
         )
-    taken: dict[str, list[float]] = {name: [] for name in WAYS}
+    taken: dict[str, list[float]] = {name: [] for name in lengths}
     with torch.no_grad():
         for _ in range(_ROUNDS + 1):
-            for name, way in WAYS.items():
-                prompt = torch.ones(1, round(arms[name]["prompt_tokens"]), dtype=torch.long)
+            for name, length in lengths.items():
+                prompt = torch.ones(1, round(length), dtype=torch.long)
                 started = time.perf_counter()
                 hidden = frozen.adapted_hidden(
-                    loras if way.adapted else None, token_ids=prompt.to(device)
+                    loras if WAYS[name].adapted else None, token_ids=prompt.to(device)
                 )
                 frozen.logits(hidden[:, -1]).argmax().item()
                 taken[name].append(time.perf_counter() - started)
