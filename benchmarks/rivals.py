@@ -3,11 +3,11 @@
     python benchmarks/rivals.py --tasks CORPUS --out DIR --static FILE [--json OUT] [--plot OUT.png]
 
 CORPUS has train and test tasks. The starts of MAML and Reptile are trained on the former; all
-ways then answer the same questions of some of the latter, after the same 20 steps on the same 8
-examples where they train on any. --static is a LoRA of all training tasks (`benchmarks/arms.py`
-makes one). What always answers is also asked simple questions that are no task: they show what
-is left of the base model's own knowledge. The time to the first token is the base model's for a
-prompt as long as the way's.
+ways then answer the same questions of some of the latter. Those that train on a task take 20
+steps on 8 examples, from scratch up to 80. --static is a LoRA of all training tasks
+(`benchmarks/arms.py` makes one). What always answers is also asked simple questions that are no
+task: they show what is left of the base model's own knowledge. The time to the first token is
+the base model's for a prompt as long as the way's.
 The stages are processes of the `hyperplug` command: what is done is not done again.
 """
 
@@ -53,20 +53,20 @@ class Way:
 
 
 WAYS = {
-    "base": Way("nothing", 0, "nothing", adapted=False),
+    "base": Way("base model, input alone", 0, "nothing", adapted=False),
     "prompt": Way("say it in the prompt", 0, "text", adapted=False),
-    "shots-8": Way("show it in the prompt", 8, "text", adapted=False),
+    "shots-8": Way("show 8 examples in the prompt", 8, "text", adapted=False),
     "rag": Way("RAG: retrieve 4 of 64 examples into the prompt", 64, "text", adapted=False),
     "full-sequential": Way("fine-tune all weights, task by task", 8, "nothing", adapted=False),
     "lora-sequential": Way("fine-tune one LoRA, task by task", 8, "nothing"),
     "lora": Way("fine-tune a LoRA of the task's own", 8, "adapter"),
     "static": Way("one LoRA for all tasks", 0, "nothing"),
-    "static-refined": Way("that LoRA, refined", 8, "adapter"),
+    "static-refined": Way("one LoRA for all tasks, refined", 8, "adapter"),
     "reptile": Way("Reptile, refined", 8, "adapter"),
     "maml": Way("first-order MAML, refined", 8, "adapter"),
     "hypernet": Way("generate an adapter", 0, "adapter"),
-    "hypernet-both": Way("generate it from examples too", 8, "adapter"),
-    "refined": Way("generate it so and refine it", 8, "adapter"),
+    "hypernet-both": Way("generate an adapter from examples too", 8, "adapter"),
+    "refined": Way("generate it from examples and refine it", 8, "adapter"),
 }
 
 _PATH = click.Path(path_type=Path)
