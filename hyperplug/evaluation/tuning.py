@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from hyperplug.errors import ConfigError
 from hyperplug.evaluation.answers import Answerer
 from hyperplug.evaluation.arms import Source
 from hyperplug.evaluation.finetuning import WeightTrainer
+from hyperplug.hypernet.data import TokenSequence
 from hyperplug.hypernet.frozen import FrozenBase
 from hyperplug.hypernet.model import LoraBatch
 from hyperplug.hypernet.refine import MIN_EXAMPLES, Refiner, RefineRecipe
@@ -30,6 +31,7 @@ LEARNING_RATES: Mapping[Source, float] = {
     Source.WEIGHTS: 2e-5,
 }
 _RANK = 16
+_STEP_TOKENS = 1_024  # of a step on all weights: ten times as dear as one on an adapter
 
 
 class Tuner:
@@ -91,7 +93,7 @@ class Tuner:
             sequences = self._refiner.sequences(examples)
             if sequences:
                 trainer.train(
-                    itertools.repeat(sequences),
+                    _small_batches(sequences, seed=self._seed),
                     steps=steps,
                     learning_rate=self._learning_rates[Source.WEIGHTS],
                 )
@@ -117,3 +119,19 @@ class Tuner:
             )
             for path in self._modules
         ]
+
+
+def _small_batches(
+    sequences: Sequence[TokenSequence], *, seed: int
+) -> Iterator[list[TokenSequence]]:
+    """Yields batches of as many sequences as fit a step, at least one, in ever new orders."""
+    chosen = random.Random(seed)
+    batch: list[TokenSequence] = []
+    while True:
+        for sequence in chosen.sample(list(sequences), len(sequences)):
+            if batch and sum(map(len, batch)) + len(sequence) > _STEP_TOKENS:
+                yield batch
+                batch = []
+            batch.append(sequence)
+        yield batch
+        batch = []
